@@ -1,0 +1,3 @@
+from busmt.cli.main import main
+
+main()

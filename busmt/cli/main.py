@@ -1,0 +1,80 @@
+"""The `busmt` command. Commands are imported when they are called, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from busmt._version import __version__
+from busmt.errors import BusmtError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("busmt.cli.train", "Train a model on phantoms, BUSI, BUS-BRA or a CSV."),
+    "evaluate": ("busmt.cli.evaluate", "Score a trained model on its test fold."),
+    "predict": ("busmt.cli.predict", "Segment and classify images."),
+    "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
+    "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
+    "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
+    "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
+}
+"""Command name to its module, which holds a click command of the same name, and its line in --help."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name][0]), name.replace("-", "_"))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Not a medical device: for research, not for diagnosis.",
+)
+@click.version_option(__version__, prog_name="busmt")
+def cli() -> None:
+    """Breast-ultrasound multi-task learning: lesion mask and class in one pass.
+
+    \b
+    Examples:
+      busmt train                                       # synthetic phantoms, minutes
+      busmt train --data path/to/Dataset_BUSI_with_GT   # the real thing
+      busmt evaluate runs/NAME
+      busmt predict image.png --model runs/NAME
+      busmt export runs/NAME --to exports/
+    """
+
+
+def main() -> None:
+    """Console entry: expected errors become one line on stderr and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        cli(standalone_mode=False)
+    except BusmtError as error:
+        click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("busmt: interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""Decode, letterbox and its inverse: the only code that knows the geometry of pixels.
+
+The `*_tensor` functions are TensorFlow graph code and are the one road from encoded bytes to network
+input: training, evaluation, prediction and the exported serving signature all go through them. The
+others work on files and arrays without TensorFlow, for masks, curation and pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from busmt.errors import DataError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+try:
+    import cv2
+except ImportError as error:
+    raise DataError(
+        f"OpenCV cannot be imported ({error}). On hosts without libGL, such as slim containers: "
+        "pip uninstall opencv-python && pip install opencv-python-headless"
+    ) from error
+
+IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Endings that are taken for images when a folder is searched."""
+MIN_SIDE = 16
+"""Shortest accepted side, pixels."""
+MAX_PIXELS = 50_000_000
+"""Largest accepted number of pixels; more is taken for a decompression bomb."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_GRAPH_FORMATS = ("PNG", "JPEG")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where an image lies in the square that the network sees: aspect kept, centred, zero around it.
+
+    Args:
+        height, width: the image's own size, pixels.
+        size: side of the square, pixels.
+    """
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def inner_height(self) -> int:
+        """Rows that the resized image takes in the square."""
+        return max(1, (2 * self.height * self.size + self._longer) // (2 * self._longer))
+
+    @property
+    def inner_width(self) -> int:
+        """Columns that the resized image takes in the square."""
+        return max(1, (2 * self.width * self.size + self._longer) // (2 * self._longer))
+
+    @property
+    def top(self) -> int:
+        """First row of the image in the square."""
+        return (self.size - self.inner_height) // 2
+
+    @property
+    def left(self) -> int:
+        """First column of the image in the square."""
+        return (self.size - self.inner_width) // 2
+
+    @property
+    def _longer(self) -> int:
+        return max(self.height, self.width)
+
+    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Mask (H, W), bool, to the square (S, S), bool; nearest neighbour at pixel centres."""
+        square = np.zeros((self.size, self.size), dtype=bool)
+        inner = cv2.resize(
+            mask.astype(np.uint8), (self.inner_width, self.inner_height), interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width] = inner > 0
+        return square
+
+    def restore(self, square: np.ndarray) -> np.ndarray:
+        """Probability map (S, S), float, back to the image's own grid (H, W), float32; bilinear.
+
+        The padding is cut off. A mask is the restored map above the threshold; use `restore_mask`.
+        """
+        inner = square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
+        return cv2.resize(
+            np.ascontiguousarray(inner, dtype=np.float32), (self.width, self.height), interpolation=cv2.INTER_LINEAR
+        )
+
+    def restore_mask(self, square: np.ndarray, threshold: float) -> np.ndarray:
+        """Probability map (S, S) to a mask (H, W), bool, on the image's own grid.
+
+        Empty exactly where the map is nowhere above the threshold, so that shrinking to a smaller grid
+        or cutting the padding never turns a lesion into an empty mask.
+        """
+        mask = self.restore(square) > threshold
+        if not mask.any() and (square > threshold).any():
+            row, column = np.unravel_index(int(np.argmax(square)), square.shape)
+            row = (row - self.top + 0.5) * self.height / self.inner_height
+            column = (column - self.left + 0.5) * self.width / self.inner_width
+            mask[int(np.clip(row, 0, self.height - 1)), int(np.clip(column, 0, self.width - 1))] = True
+        return mask
+
+
+def read_encoded(path: str | os.PathLike) -> bytes:
+    """Checked bytes of an image file, as PNG or JPEG, which is what the graph decodes.
+
+    Other accepted formats (BMP, TIFF) are re-encoded to PNG without loss. The whole file is decoded
+    once here, so that a damaged one is named.
+
+    Raises:
+        DataError: the file is missing, not an image, damaged, animated, deeper than 8 bits, too small or
+            too large.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    with _open(data, path) as image:
+        _check_image(image, path)
+        pixels = _load(image, path)
+        if image.format in _GRAPH_FORMATS and pixels.mode != "CMYK":
+            return data
+        buffer = io.BytesIO()
+        pixels.convert("RGB").save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def read_grey(path: str | os.PathLike) -> np.ndarray:
+    """Grey image (H, W), uint8, for curation and pictures. Not a network input.
+
+    Raises:
+        DataError: as `read_encoded`.
+    """
+    path = Path(path)
+    with _open(_read_bytes(path), path) as image:
+        _check_image(image, path)
+        return np.asarray(_flatten(_load(image, path)).convert("L"))
+
+
+def read_colour(path: str | os.PathLike) -> np.ndarray:
+    """Colour image (H, W, 3), uint8, RGB, for curation and pictures. Not a network input.
+
+    Raises:
+        DataError: as `read_encoded`.
+    """
+    path = Path(path)
+    with _open(_read_bytes(path), path) as image:
+        _check_image(image, path)
+        return np.asarray(_flatten(_load(image, path)).convert("RGB"))
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) from the header, without decoding.
+
+    Raises:
+        DataError: the file is missing or is not an image.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except _PIL_ERRORS as error:
+        raise DataError(f"{path}: not a readable image") from error
+
+
+def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Union of mask files, (H, W), bool.
+
+    1-bit, grey, palette, RGB and RGBA files are read alike: transparent is background, and a pixel is
+    foreground where it is brighter than half of the file's brightest value.
+
+    Args:
+        paths: one or more mask files; none gives an empty mask of `shape`.
+        shape: the (H, W) that every file must have.
+
+    Raises:
+        DataError: a file is missing, unreadable or of another size.
+    """
+    if not paths:
+        if shape is None:
+            raise DataError("an image without mask files needs its shape")
+        return np.zeros(shape, dtype=bool)
+    union: np.ndarray | None = None
+    for name in map(Path, paths):
+        with _open(_read_bytes(name), name) as image:
+            _check_pixels(image, name)
+            levels = np.asarray(_flatten(_load(image, name)).convert("RGB")).max(axis=-1)
+        expected = shape if union is None else union.shape
+        if expected is not None and levels.shape != tuple(expected):
+            raise DataError(
+                f"{name}: mask is {levels.shape[1]}x{levels.shape[0]} pixels, "
+                f"expected {expected[1]}x{expected[0]} like its image"
+            )
+        peak = int(levels.max())
+        mask = levels.astype(np.int32) * 2 > max(peak, 1)
+        union = mask if union is None else union | mask
+    assert union is not None
+    return union
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that no partial file has the final name."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Write (H, W) bool or uint8, or (H, W, 3) uint8 RGB, as PNG, atomically. A bool mask becomes 0 and 255."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def decode_tensor(encoded: tf.Tensor) -> tf.Tensor:
+    """Encoded PNG or JPEG bytes, scalar string, to (H, W, 1), float32, in [0, 1]. Graph code."""
+    import tensorflow as tf
+
+    pixels = tf.io.decode_image(encoded, channels=1, dtype=tf.uint8, expand_animations=False)
+    pixels.set_shape((None, None, 1))
+    return tf.cast(pixels, tf.float32) / 255.0
+
+
+def letterbox_tensor(image: tf.Tensor, size: int) -> tf.Tensor:
+    """(H, W, 1) float32 to the square (S, S, 1), aspect kept, zero around it. Graph code.
+
+    Bilinear with antialiasing, which equals Pillow's BILINEAR; geometry as `Letterbox`.
+    """
+    import tensorflow as tf
+
+    shape = tf.shape(image)
+    height, width = shape[0], shape[1]
+    longer = tf.maximum(height, width)
+    inner_height = tf.maximum(1, (2 * height * size + longer) // (2 * longer))
+    inner_width = tf.maximum(1, (2 * width * size + longer) // (2 * longer))
+    inner = tf.image.resize(image, (inner_height, inner_width), method="bilinear", antialias=True)
+    top, left = (size - inner_height) // 2, (size - inner_width) // 2
+    square = tf.pad(
+        inner, [[top, size - inner_height - top], [left, size - inner_width - left], [0, 0]]
+    )
+    return tf.ensure_shape(square, (size, size, 1))
+
+
+_PIL_ERRORS: tuple[type[BaseException], ...] = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _open(data: bytes, path: Path) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except _PIL_ERRORS as error:
+        raise DataError(f"{path}: not a PNG, JPEG, BMP or TIFF image") from error
+
+
+def _check_image(image: Image.Image, path: Path) -> None:
+    _check_pixels(image, path)
+    if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
+        raise DataError(f"{path}: more than 8 bits per pixel; convert it to 8-bit grey with your display window first")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path}: holds {getattr(image, 'n_frames', 0)} frames; save the frame to analyse as one image")
+    if min(image.size) < MIN_SIDE:
+        raise DataError(f"{path}: {image.width}x{image.height} pixels; the shorter side must be at least {MIN_SIDE}")
+
+
+def _check_pixels(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} million are accepted")
+
+
+def _load(image: Image.Image, path: Path) -> Image.Image:
+    try:
+        image.load()
+    except _PIL_ERRORS as error:
+        raise DataError(f"{path}: damaged or truncated image") from error
+    return image
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """On black where it is transparent, palettes resolved."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer: Any = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), layer).convert("RGB")
+    return image
