@@ -60,12 +60,16 @@ class CurationConfig:
 
     enabled: bool = option(True, "curate the cohort before it is split into folds")
     duplicates: str = option(
-        "best", "duplicate images of one lesion: keep the best copy, or all of them in one group", choices=("best", "all")
+        "best",
+        "duplicate images of one lesion: keep the best copy, or all of them in one group",
+        choices=("best", "all"),
     )
     contradictions: str = option(
         "remove", "one lesion filed under two classes: remove all its samples, or keep them", choices=("remove", "keep")
     )
-    curated: str | None = option(None, "name list (CSV of class;id or image_id) of the samples to use, or a built-in list's name")
+    curated: str | None = option(
+        None, "name list (CSV of class;id or image_id) of the samples to use, or a built-in list's name"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ class FoldsConfig:
 
     count: int = option(5, "number of folds", low=2, high=50)
     fold: int = option(0, "the fold that is held out as test set", low=0)
-    validation_share: float = option(0.15, "share of the training side that picks checkpoint and thresholds", low=0.01, high=0.5)
+    validation_share: float = option(
+        0.15, "share of the training side that picks checkpoint and thresholds", low=0.01, high=0.5
+    )
     seed: int = option(0, "seed of the split; apart from the training seed, so that seeds share folds", low=0)
     file: str | None = option(None, "folds.csv of an earlier run to use instead of a new split")
 
@@ -107,7 +113,9 @@ class AugmentConfig:
 class NetworkConfig:
     """The multi-task network."""
 
-    encoder: str = option("unet", "plain U-Net encoder, or an ImageNet-pretrained one", choices=("unet", "efficientnet_lite0"))
+    encoder: str = option(
+        "unet", "plain U-Net encoder, or an ImageNet-pretrained one", choices=("unet", "efficientnet_lite0")
+    )
     pretrained: bool = option(True, "start a pretrained encoder from its ImageNet weights")
     input_size: int = option(128, "side of the square input, pixels; a multiple of 32", low=32, high=1024)
     width: int = option(24, "filters of the first U-Net level; doubled at each level below", low=4, high=256)
@@ -146,7 +154,9 @@ class TrainingConfig:
     patience: int = option(20, "epochs without a better validation score before training stops", low=1)
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     deterministic: bool = option(True, "bit-identical results for the same seed on the same CPU")
-    cache: str = option("memory", "keep decoded training images in memory, or decode them each time", choices=("memory", "none"))
+    cache: str = option(
+        "memory", "keep decoded training images in memory, or decode them each time", choices=("memory", "none")
+    )
 
 
 @dataclass(frozen=True)

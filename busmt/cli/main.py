@@ -62,12 +62,10 @@ def main() -> None:
     """Console entry: expected errors become one line on stderr and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        cli(standalone_mode=False)
+        sys.exit(cli(standalone_mode=False) or 0)
     except BusmtError as error:
         click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("busmt: interrupted", err=True)
         sys.exit(130)

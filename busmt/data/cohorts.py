@@ -162,9 +162,7 @@ def _busi_root(path: Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: not a folder")
     hint = "it is empty" if not any(path.iterdir()) else "it has none of them"
-    raise DataError(
-        f"{path}: expected BUSI class folders ({', '.join(CLASSES)}) or BUS-BRA's bus_data.csv; {hint}"
-    )
+    raise DataError(f"{path}: expected BUSI class folders ({', '.join(CLASSES)}) or BUS-BRA's bus_data.csv; {hint}")
 
 
 def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict:
@@ -183,9 +181,7 @@ def _checked(table: pd.DataFrame, source: str) -> Catalog:
         for mask in sample.masks:
             mask_size = images.image_size(mask)
             if mask_size != size:
-                raise DataError(
-                    f"{mask}: mask is {mask_size[1]}x{mask_size[0]} pixels, its image {size[1]}x{size[0]}"
-                )
+                raise DataError(f"{mask}: mask is {mask_size[1]}x{mask_size[0]} pixels, its image {size[1]}x{size[0]}")
     return catalog
 
 

@@ -253,9 +253,7 @@ def letterbox_tensor(image: tf.Tensor, size: int) -> tf.Tensor:
     inner_width = tf.maximum(1, (2 * width * size + longer) // (2 * longer))
     inner = tf.image.resize(image, (inner_height, inner_width), method="bilinear", antialias=True)
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    square = tf.pad(
-        inner, [[top, size - inner_height - top], [left, size - inner_width - left], [0, 0]]
-    )
+    square = tf.pad(inner, [[top, size - inner_height - top], [left, size - inner_width - left], [0, 0]])
     return tf.ensure_shape(square, (size, size, 1))
 
 
@@ -297,7 +295,9 @@ def _check_image(image: Image.Image, path: Path) -> None:
 
 def _check_pixels(image: Image.Image, path: Path) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} million are accepted")
+        raise DataError(
+            f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} million are accepted"
+        )
 
 
 def _load(image: Image.Image, path: Path) -> Image.Image:
