@@ -146,7 +146,6 @@ class TrainingConfig:
     epochs: int = option(60, "largest number of epochs", low=1, high=100000)
     batch_size: int = option(16, "images per step", low=1, high=4096)
     learning_rate: float = option(1e-3, "peak learning rate of AdamW", low=1e-8, high=10.0)
-    encoder_rate: float = option(1.0, "share of the learning rate that a pretrained encoder gets", low=0.0, high=1.0)
     weight_decay: float = option(1e-4, "decoupled weight decay", low=0.0, high=10.0)
     warmup_epochs: float = option(2.0, "linear warm-up, epochs", low=0.0)
     clip_norm: float = option(5.0, "largest global gradient norm; 0: no limit", low=0.0)
