@@ -106,9 +106,9 @@ class Letterbox:
         """
         mask = self.restore(square) > threshold
         if not mask.any() and (square > threshold).any():
-            row, column = np.unravel_index(int(np.argmax(square)), square.shape)
-            row = (row - self.top + 0.5) * self.height / self.inner_height
-            column = (column - self.left + 0.5) * self.width / self.inner_width
+            peak_row, peak_column = np.unravel_index(int(np.argmax(square)), square.shape)
+            row = (peak_row - self.top + 0.5) * self.height / self.inner_height
+            column = (peak_column - self.left + 0.5) * self.width / self.inner_width
             mask[int(np.clip(row, 0, self.height - 1)), int(np.clip(column, 0, self.width - 1))] = True
         return mask
 
@@ -211,12 +211,18 @@ def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None 
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that no partial file has the final name."""
+    """Write a file under a temporary name and rename it, so that no partial file has the final name.
+
+    Raises:
+        DataError: the file cannot be written there.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
