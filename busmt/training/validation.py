@@ -1,0 +1,88 @@
+"""The validation score that picks the checkpoint, and what is fitted on validation data."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from busmt.config import LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL
+from busmt.model.network import REFINEMENT_LAYER
+
+_THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
+
+
+class ValidationSet:
+    """The validation part, letterboxed once and scored on the model grid.
+
+    Args:
+        images: (N, S, S, 1), float32, in [0, 1].
+        masks: (N, S, S, 1), uint8, in {0, 1}.
+        labels: (N,), class indices.
+        batch_size: images per step.
+    """
+
+    def __init__(self, images: np.ndarray, masks: np.ndarray, labels: np.ndarray, batch_size: int):
+        self.images, self.masks, self.labels = images, masks.astype(bool), labels
+        self.batch_size = batch_size
+
+    def predict(self, network: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+        """Refined lesion probabilities (N, S, S, 1) and class probabilities (N, 3)."""
+        maps, labels = [], []
+        for start in range(0, len(self.images), self.batch_size):
+            outputs = network.predict_on_batch(self.images[start : start + self.batch_size])
+            maps.append(np.asarray(outputs[MASK_OUTPUT]))
+            labels.append(np.asarray(outputs[LABEL_OUTPUT]))
+        return np.concatenate(maps), np.concatenate(labels)
+
+    def score(self, network: keras.Model) -> dict[str, float]:
+        """Scores of the refined outputs; `val_score` is what training maximises.
+
+        `val_score` is the mean of lesion Dice and class score; the class score is the mean of
+        balanced accuracy, which is what is asked for, and macro AUROC, which is steadier on few images.
+        """
+        maps, probabilities = self.predict(network)
+        lesion = self.masks.any(axis=(1, 2, 3))
+        dice = float(dice_per_image(self.masks[lesion], maps[lesion] > MASK_THRESHOLD).mean()) if lesion.any() else 1.0
+        accuracy, auroc = class_scores(self.labels, probabilities)
+        return {
+            "val_dice": dice,
+            "val_balanced_accuracy": accuracy,
+            "val_auroc": auroc,
+            "val_score": 0.5 * dice + 0.25 * (accuracy + auroc),
+        }
+
+    def fit_threshold(self, network: keras.Model) -> float:
+        """The mask threshold with the best lesion Dice; folded into the refinement layer.
+
+        Images that are classified as normal have an empty mask whatever the threshold, and take no part.
+        """
+        maps, probabilities = self.predict(network)
+        used = self.masks.any(axis=(1, 2, 3)) & (probabilities.argmax(axis=1) != NORMAL)
+        if not used.any():
+            return MASK_THRESHOLD
+        dice = [dice_per_image(self.masks[used], maps[used] > t).mean() for t in _THRESHOLDS]
+        # of equally good thresholds the one nearest to the middle
+        best = max(range(len(dice)), key=lambda i: (round(dice[i], 3), -abs(_THRESHOLDS[i] - MASK_THRESHOLD)))
+        threshold = float(_THRESHOLDS[best])
+        offset = network.get_layer(REFINEMENT_LAYER).mask_offset
+        offset.assign(float(np.asarray(offset)) - np.log(threshold / (1 - threshold)))
+        return threshold
+
+
+def dice_per_image(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Dice of bool masks (N, H, W, 1), (N,); 1 where both are empty."""
+    overlap = (truth & predicted).sum(axis=(1, 2, 3))
+    total = truth.sum(axis=(1, 2, 3)) + predicted.sum(axis=(1, 2, 3))
+    return np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1.0)
+
+
+def class_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """Balanced accuracy and macro one-vs-rest AUROC over the classes that occur."""
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(labels)
+    hits = [float((probabilities[labels == name].argmax(axis=1) == name).mean()) for name in present]
+    if len(present) < 2:
+        return float(np.mean(hits)), 1.0
+    areas = [roc_auc_score(labels == name, probabilities[:, name]) for name in present]
+    return float(np.mean(hits)), float(np.mean(areas))
