@@ -219,7 +219,7 @@ def _draw_tissue(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
     skin = rng.uniform(0.03, 0.07)
     fat_end = skin + rng.uniform(0.05, 0.28)
     muscle = max(rng.uniform(0.6, 1.05), fat_end + 0.25)
-    wave = _noise(rng, size, 2, 3) * rng.uniform(0.01, 0.05) + _noise(rng, size, 4, 7) * rng.uniform(0.004, 0.018)
+    wave = _noise(rng, size, 2, 3) * rng.uniform(0.01, 0.05) + _noise(rng, size, 4, 6) * rng.uniform(0.003, 0.012)
     bent = depth + wave * np.clip((depth - skin) / 0.1, 0, 1)
     tilt = rng.uniform(-0.12, 0.12) * (np.linspace(-0.5, 0.5, width, dtype=np.float32)[None] * aspect)
 
@@ -231,10 +231,11 @@ def _draw_tissue(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
         _noise(rng, size, int(rng.integers(9, 16)), int(rng.integers(5, 10))),
     )
     patchy = np.clip(0.6 + 0.6 * _noise(rng, size, 4, 5), 0, 1.4)
-    fat = -17 + 2.5 * coarse + rng.uniform(9, 17) * _ridge(fine, 0.28) * patchy
-    gland = -6 + 3.5 * coarse + 2.5 * fibre + 3 * fine - rng.uniform(2, 12) * _ridge(cleft, 0.4) * patchy
-    gland += rng.uniform(2, 7) * _ridge(fibre, 0.3)
-    flesh = -15 + 2 * coarse + rng.uniform(8, 15) * _ridge(fibre, 0.25) * patchy
+    streaks = _sigmoid((fine - 1.1) / 0.2) + 0.7 * _sigmoid((fibre - 1.4) / 0.2) * patchy
+    fat = -18 + 2.0 * coarse + rng.uniform(9, 15) * streaks + rng.uniform(0, 6) * _ridge(fine, 0.25) * patchy
+    gland = -8 + 2.5 * coarse + 2.5 * fibre + 2.5 * fine - rng.uniform(2, 12) * _ridge(cleft, 0.4) * patchy
+    gland += rng.uniform(1, 8) * streaks
+    flesh = -17 + 2 * coarse + rng.uniform(8, 15) * _ridge(fibre, 0.25) * patchy + rng.uniform(2, 9) * streaks
 
     lower_fat = fat_end + 0.03 * _profile(rng, width, 4) + tilt
     upper_muscle = muscle + 0.02 * _profile(rng, width, 3) + tilt
@@ -335,11 +336,11 @@ def _add_posterior_effect(
 ) -> None:
     """Malignant tissue attenuates more than its surround, benign tissue and fluid less."""
     if malignant:
-        total = -rng.uniform(8, 20) if rng.random() < 0.85 else rng.uniform(-3, 2)
+        total = -rng.uniform(7, 16) if rng.random() < 0.85 else rng.uniform(-3, 2)
     elif cyst:
         total = rng.uniform(8, 13)
     else:
-        total = rng.uniform(3, 9) if rng.random() < 0.85 else rng.uniform(-3, 1)
+        total = rng.uniform(4, 10) if rng.random() < 0.85 else rng.uniform(-3, 1)
     scene.transmission += soft * total / (2 * outline.mean_half_height * scene.size[0])
 
 
@@ -390,15 +391,27 @@ class _Outline:
 
 
 def _draw_outline(rng: np.random.Generator, scene: _Scene, malignant: bool) -> _Outline:
-    extent = np.sqrt(rng.uniform(0.02**0.5, 0.13**0.5) ** 2 * scene.aspect / np.pi)
+    extent = np.sqrt(rng.uniform(0.02**0.5, 0.18**0.5) ** 2 * scene.aspect / np.pi)
     ratio = rng.uniform(0.75, 1.35) if malignant else rng.uniform(1.3, 2.1)
     angle = rng.uniform(-0.6, 0.6) if malignant else rng.uniform(-0.2, 0.2)
     half_width, half_height = extent * np.sqrt(ratio), extent / np.sqrt(ratio)
     radius = _irregular(rng) if malignant else _smooth(rng)
     top, bottom = scene.skin + 0.04 + half_height, min(scene.muscle, 0.92) - 0.6 * half_height
-    y = rng.uniform(top, max(bottom, top + 0.05))
-    x = rng.uniform(0.8 * half_width, max(scene.aspect - 0.8 * half_width, 0.9 * half_width))
+    places = [
+        (
+            rng.uniform(0.8 * half_width, max(scene.aspect - 0.8 * half_width, 0.9 * half_width)),
+            rng.uniform(top, max(bottom, top + 0.05)),
+        )
+        for _ in range(4)
+    ]
+    x, y = max(places, key=lambda place: _visibility(scene, *place))
     return _Outline(_Ellipse(x, y, half_width, half_height, angle), radius)
+
+
+def _visibility(scene: _Scene, x: float, y: float) -> float:
+    """Level of the echo that arrives from a place, dB: what hides in a shadow would get no mask from a reader."""
+    row, column = (int(np.clip(at * scene.size[0], 0, side - 1)) for at, side in zip((y, x), scene.size, strict=True))
+    return float(scene.transmission[:row, column].sum()) - 20 * y
 
 
 def _smooth(rng: np.random.Generator) -> np.ndarray:
@@ -437,10 +450,10 @@ def _scan(rng: np.random.Generator, scene: _Scene) -> np.ndarray:
     beam_loss = np.cumsum(scene.transmission, axis=0)
     level += cv2.GaussianBlur(beam_loss, (0, 0), sigmaX=0.012 * height, sigmaY=0.5)
     onset = rng.uniform(0.2, 0.7)
-    level += rng.uniform(-26, 3) * np.clip((depth - onset) / (1 - onset), 0, None) ** 1.3
-    level += rng.uniform(-3, 3) + rng.uniform(-2, 2) * _profile(rng, scene.size[1], 3)
+    level += rng.uniform(-34, 0) * np.clip((depth - onset) / (1 - onset), 0, None) ** 1.3
+    level += rng.uniform(-5, 2) + rng.uniform(-2, 2) * _profile(rng, scene.size[1], 3)
     span = rng.uniform(38, 56)
-    grey = np.clip((level + span - rng.uniform(6, 13)) / span, 0, 1) ** rng.uniform(1.2, 1.8)
+    grey = np.clip((level + span - rng.uniform(6, 13)) / span, 0, 1) ** rng.uniform(1.3, 2.0)
     return np.rint(255 * grey).astype(np.uint8)
 
 
