@@ -411,7 +411,7 @@ def _draw_outline(rng: np.random.Generator, scene: _Scene, malignant: bool) -> _
 def _visibility(scene: _Scene, x: float, y: float) -> float:
     """Level of the echo that arrives from a place, dB: what hides in a shadow would get no mask from a reader."""
     row, column = (int(np.clip(at * scene.size[0], 0, side - 1)) for at, side in zip((y, x), scene.size, strict=True))
-    return float(scene.transmission[:row, column].sum()) - 20 * y
+    return float(scene.transmission[:row, column].sum()) - 8 * y
 
 
 def _smooth(rng: np.random.Generator) -> np.ndarray:
