@@ -103,12 +103,10 @@ def _load_lite0(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     _set(model, "encoder_stem", weights["_conv_stem.weight"], weights, "_bn0")
     for index in range(sum(stage[0] for stage in EFFICIENTNET_LITE0_BLOCKS)):
         source, target = f"_blocks.{index}", f"encoder_block{index}"
-        norm = 0
-        for part in ("expand", "depthwise", "project"):
+        for norm, part in enumerate(("expand", "depthwise", "project")):
             key = f"{source}._{part}_conv.weight"
             if key in weights:
                 _set(model, f"{target}_{part}", weights[key], weights, f"{source}._bn{norm}")
-            norm += 1
 
 
 def _set(model: keras.Model, name: str, kernel: np.ndarray, weights: Mapping[str, np.ndarray], norm: str) -> None:

@@ -30,7 +30,7 @@ class ConsistencyRefinement(layers.Layer):
     and c are learned; a and c stay positive. In training steps 1-3 alone apply, which are differentiable.
 
     Two non-trainable weights hold what is fitted on validation data: `mask_offset`, added to the mask
-    logits (a threshold t becomes 0.5 with offset -logit(t)), and `temperature`, which divides the class logits
+    logits (a threshold t becomes 0.5 with offset -logit(t)), and `temperature`, which divides the fused class logits
     (Guo et al., ICML 2017).
 
     Args:
@@ -66,14 +66,16 @@ class ConsistencyRefinement(layers.Layer):
 
     def call(self, inputs, training=False):
         mask, label = (ops.clip(tensor, -LIMIT, LIMIT) for tensor in inputs)
-        mask, label = mask + self.mask_offset, label / self.temperature
         if self.exchange:
-            lesion = ops.max(label[:, 1:], axis=-1, keepdims=True)
-            margin = lesion - label[:, :1] + self._evidence(mask)
-            mask = mask + ops.softplus(self.class_to_mask) * ops.tanh(margin / 4.0)[:, :, None, None]
+            margin = ops.max(label[:, 1:], axis=-1, keepdims=True) - label[:, :1] + self._evidence(mask)
+            mask = mask + self.mask_offset + ops.softplus(self.class_to_mask) * ops.tanh(margin / 4.0)[:, :, None, None]
+            margin, lesions = margin / self.temperature, label[:, 1:] / self.temperature
             if not training:
                 margin, mask = self._decide(margin, mask)
-            label = ops.concatenate([lesion - margin, label[:, 1:]], axis=-1)
+            normal = ops.max(lesions, axis=-1, keepdims=True) - margin
+            label = ops.concatenate([normal, lesions], axis=-1)
+        else:
+            mask, label = mask + self.mask_offset, label / self.temperature
         return ops.sigmoid(mask), ops.softmax(label, axis=-1)
 
     def _evidence(self, mask):

@@ -1,0 +1,167 @@
+"""busmt train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from busmt.cli.common import json_option, print_json, progress, say
+from busmt.config import PRESETS, Config, merge, read_yaml
+from busmt.errors import ConfigError, RunError
+
+_FLAGS = {
+    "data": ("data", "path"),
+    "cohort": ("data", "cohort"),
+    "curated": ("curation", "curated"),
+    "folds": ("folds", "file"),
+    "fold": ("folds", "fold"),
+    "epochs": ("training", "epochs"),
+    "seed": ("training", "seed"),
+}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  busmt train
+  busmt train --data path/to/Dataset_BUSI_with_GT --preset small --name busi
+  busmt train --data path/to/BUS-BRA --fold 1 --epochs 40 --json
+  busmt train --resume runs/busi
+"""
+)
+@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default: synthetic phantoms.")
+@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option("--preset", type=click.Choice(PRESETS), help="Size of it all. Default: small; tiny for phantoms.")
+@click.option("--epochs", type=int, help="Largest number of epochs.")
+@click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
+@click.option("--name", help="The run folder becomes runs/NAME. Default: from cohort, preset and time.")
+@click.option("--runs", "runs_folder", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
+@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset; options win over it.")
+@click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
+@click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
+@click.option("--fold", type=int, help="The fold to hold out as test part, from 0.")
+@click.option("--resume", metavar="RUN", help="Continue this interrupted run folder.")
+@click.option("--deterministic/--no-deterministic", default=None, help="Bit-identical results on a CPU. Default: on.")
+@click.option("--evaluate", "then_evaluate", is_flag=True, help="Score the test part when training has ended.")
+@click.option("--export", "export_to", metavar="DIR", help="Export there when training has ended.")
+@json_option
+def train(
+    preset: str | None,
+    name: str | None,
+    runs_folder: str,
+    config_file: str | None,
+    resume: str | None,
+    deterministic: bool | None,
+    then_evaluate: bool,
+    export_to: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a model on phantoms, BUSI, BUS-BRA or a CSV.
+
+    The data are checked, curated and split into folds that never part images of one lesion; one fold is held
+    out as test part. Ctrl-C leaves a run that --resume continues.
+    """
+    from busmt.training.loop import train as train_run
+    from busmt.training.prepare import prepare_run
+    from busmt.training.run import Run
+
+    if resume:
+        run = Run.open(resume)
+        _refuse_changes(preset, name, config_file, flags)
+    else:
+        config = _fallback(configure(preset, config_file, flags, deterministic))
+        folder = Path(runs_folder) / (name or _default_name(config, preset))
+        if name and Path(name).name != name:
+            raise ConfigError(f"--name {name}: must be a plain folder name; use --runs DIR for its place")
+        run = prepare_run(config, folder, progress)
+        _describe(run)
+    from busmt.cli.display import TrainingDisplay
+
+    try:
+        with TrainingDisplay(run) as display:
+            train_run(run, display)
+    except KeyboardInterrupt:
+        say(f"interrupted; continue with: busmt train --resume {run.path}")
+        raise
+    _after(run, then_evaluate, export_to)
+    result = {"run": str(run.path), "name": run.name, "epochs": len(run.history()), **run.calibration()}
+    if as_json:
+        print_json(result)
+    else:
+        _conclude(run, result)
+
+
+def configure(
+    preset: str | None, config_file: str | None, flags: dict[str, Any], deterministic: bool | None = None
+) -> Config:
+    """Preset, then file, then options."""
+    layers: dict[str, Any] = read_yaml(config_file) if config_file else {}
+    Config.from_dict(layers, config_file or "configuration")  # names the file in its errors
+    for option, (section, key) in _FLAGS.items():
+        if flags.get(option) is not None:
+            layers = merge(layers, {section: {key: flags[option]}})
+    if deterministic is not None:
+        layers = merge(layers, {"training": {"deterministic": deterministic}})
+    has_data = bool(layers.get("data", {}).get("path"))
+    return Config.preset(preset or ("small" if has_data else "tiny"), layers)
+
+
+def _fallback(config: Config) -> Config:
+    """The plain encoder, said aloud, where the pretrained weights are not installed."""
+    from busmt.model.network import available_encoder
+    from busmt.model.pretrained import EXTRA
+
+    encoder = available_encoder(config.network)
+    if encoder == config.network.encoder:
+        return config
+    say(
+        f"{config.network.encoder}: its ImageNet weights are not installed ({EXTRA}); training the plain U-Net "
+        "encoder instead, which needs more epochs and scores lower"
+    )
+    return config.replace({"network": {"encoder": encoder}})
+
+
+def _refuse_changes(preset: str | None, name: str | None, config_file: str | None, flags: dict[str, Any]) -> None:
+    changes = {"preset": preset, "name": name, "config": config_file, **flags}
+    for option, value in changes.items():
+        if value is not None:
+            raise RunError(f"--resume continues a run as it was started; --{option} cannot be changed")
+
+
+def _default_name(config: Config, preset: str | None) -> str:
+    from datetime import datetime
+
+    source = Path(config.data.path).stem if config.data.path else "phantoms"
+    return "-".join(filter(None, [source, preset, datetime.now().strftime("%Y%m%d-%H%M%S")])).replace(" ", "_")
+
+
+def _describe(run: Any) -> None:
+    folds = run.folds()
+    counts = folds.groupby("part")["label"].value_counts().unstack(fill_value=0)
+    for part in ("train", "validation", "test"):
+        row = ", ".join(f"{count} {label}" for label, count in counts.loc[part].items())
+        say(f"{part:>10}: {int(counts.loc[part].sum())} images ({row})")
+
+
+def _after(run: Any, then_evaluate: bool, export_to: str | None) -> None:
+    context = click.get_current_context()
+    if then_evaluate:
+        from busmt.cli.evaluate import evaluate
+
+        context.invoke(evaluate, run=str(run.path))
+    if export_to:
+        from busmt.cli.export import export
+
+        context.invoke(export, run=str(run.path), to=export_to)
+
+
+def _conclude(run: Any, result: dict[str, Any]) -> None:
+    scores = result["validation"]
+    say(
+        f"best epoch {result['best_epoch'] + 1} of {result['epochs']}: validation Dice {scores['val_dice']:.3f}, "
+        f"balanced accuracy {scores['val_balanced_accuracy']:.3f}"
+    )
+    say(f"next: busmt evaluate {run.path}")

@@ -1,0 +1,217 @@
+"""The training itself: epochs, validation, checkpoints, resume, and the finished network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import pandas as pd
+
+from busmt.data.images import write_atomically
+from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
+from busmt.errors import RunError
+from busmt.evaluation.calibration import fit_referral, fit_temperature
+from busmt.model.network import REFINEMENT_LAYER, build_network
+from busmt.training import determinism
+from busmt.training.checkpoint import read_checkpoint, write_checkpoint
+from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
+from busmt.training.trainer import MultiTaskTrainer, compile_trainer
+from busmt.training.validation import ValidationSet
+
+BEST = "best.npz"
+_KEPT = 2
+
+
+class Reporter(Protocol):
+    """What a display of the training is told."""
+
+    def step(self, epoch: int, step: int, losses: dict[str, float]) -> None: ...
+
+    def epoch(self, row: dict[str, float], best: bool) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+
+class SilentReporter:
+    """Says nothing."""
+
+    def step(self, epoch: int, step: int, losses: dict[str, float]) -> None:
+        """Called after each step."""
+
+    def epoch(self, row: dict[str, float], best: bool) -> None:
+        """Called after each epoch with its row of the history."""
+
+    def warn(self, text: str) -> None:
+        """Called with a message for the user."""
+
+
+def train(run: Run, reporter: Reporter | None = None) -> Run:
+    """Train a prepared or interrupted run to its end.
+
+    After each epoch the averaged weights are scored on the validation part, and the whole state is written:
+    a run that is stopped at any moment goes on from its last epoch, and ends as if it had never been
+    stopped, because the data of an epoch depend on nothing but (catalog, seed, epoch).
+
+    Raises:
+        RunError: already finished, or no sound checkpoint fits the network.
+    """
+    reporter = reporter or SilentReporter()
+    if run.finished:
+        raise RunError(f"{run.path}: training has finished; evaluate it with: busmt evaluate {run.path}")
+    config = run.config
+    determinism.prepare(config.training.seed, config.training.deterministic)
+    size, batch = config.network.input_size, config.training.batch_size
+    training, validation = run.part("train"), run.part("validation")
+    network = build_network(config.network)
+    steps = steps_per_epoch(training, config)
+    trainer = compile_trainer(network, config, steps)
+    keeper = _Keeper(run, trainer, ValidationSet(*read_samples(validation, size), validation.labels, batch), reporter)
+    first = keeper.restore()
+    _record_backend(run)
+    if first < config.training.epochs and not keeper.exhausted:
+        data = training_dataset(training, config, first_epoch=first)
+        trainer.fit(
+            data,
+            epochs=config.training.epochs,
+            initial_epoch=first,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[keeper, keras.callbacks.TensorBoard(run.path / LOGS, write_graph=False), _Steps(reporter)],
+        )
+    _finish(run, keeper)
+    return run
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Validates, keeps the best weights, writes history and checkpoints, stops early."""
+
+    def __init__(self, run: Run, trainer: MultiTaskTrainer, validation: ValidationSet, reporter: Reporter):
+        super().__init__()
+        self.run, self.trainer, self.validation, self.reporter = run, trainer, validation, reporter
+        self.history: list[dict[str, float]] = []
+        self.best_score, self.best_epoch = -np.inf, -1
+
+    @property
+    def folder(self) -> Path:
+        return self.run.path / CHECKPOINTS
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the validation score has not risen for as long as is allowed."""
+        return len(self.history) - 1 - self.best_epoch >= self.run.config.training.patience
+
+    def restore(self) -> int:
+        """Load the newest sound state; returns the epoch to go on with."""
+        for path in sorted(self.folder.glob("epoch_*.npz"), reverse=True):
+            try:
+                meta = read_checkpoint(path, self._state())
+            except RunError as error:
+                self.reporter.warn(f"{error}; trying the one before")
+                continue
+            self.history = meta["history"]
+            self.best_score, self.best_epoch = meta["best_score"], meta["best_epoch"]
+            self._write_history()
+            return len(self.history)
+        if any(self.folder.glob("epoch_*.npz")):
+            raise RunError(f"{self.folder}: no checkpoint can be used; start again with another --name")
+        return 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        with averaged_weights(self.trainer):
+            scores = self.validation.score(self.trainer.network)
+            best = scores["val_score"] > self.best_score
+            if best:
+                self.best_score, self.best_epoch = scores["val_score"], epoch
+                write_checkpoint(self.folder / BEST, {"network": self.trainer.network.weights}, {"epoch": epoch})
+        logs = logs if logs is not None else {}
+        logs.update(scores)  # shared with the TensorBoard callback
+        row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
+        self.history.append(row)
+        self._write_history()
+        meta = {"history": self.history, "best_score": self.best_score, "best_epoch": self.best_epoch}
+        write_checkpoint(self.folder / f"epoch_{epoch:05d}.npz", self._state(), meta)
+        for old in sorted(self.folder.glob("epoch_*.npz"))[:-_KEPT]:
+            old.unlink()
+        self.reporter.epoch(row, best)
+        if self.exhausted:
+            self.trainer.stop_training = True
+
+    def _state(self) -> dict[str, list]:
+        extra = [] if self.trainer.log_variances is None else [self.trainer.log_variances]
+        return {
+            "network": self.trainer.network.variables,
+            "tasks": extra,
+            "optimizer": self.trainer.optimizer.variables,
+        }
+
+    def _write_history(self) -> None:
+        write_atomically(self.run.path / HISTORY, pd.DataFrame(self.history).to_csv(index=False).encode())
+
+
+class _Steps(keras.callbacks.Callback):
+    def __init__(self, reporter: Reporter):
+        super().__init__()
+        self.reporter, self.epoch = reporter, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.reporter.step(self.epoch, batch + 1, logs or {})
+
+
+@contextlib.contextmanager
+def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
+    """Put the exponential moving average of the weights in place, and the weights back afterwards."""
+    averages = getattr(trainer.optimizer, "_model_variables_moving_average", None)
+    if not trainer.optimizer.use_ema or not averages:
+        yield
+        return
+    variables = trainer.trainable_variables
+    own = [np.array(variable) for variable in variables]
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, own, strict=True):
+            variable.assign(value)
+
+
+def _finish(run: Run, keeper: _Keeper) -> None:
+    """Best weights, threshold and temperature from validation, final network under its final name."""
+    network, validation = keeper.trainer.network, keeper.validation
+    read_checkpoint(keeper.folder / BEST, {"network": network.weights})
+    threshold = validation.fit_threshold(network)
+    _, probabilities = validation.predict(network)
+    temperature = fit_temperature(probabilities, validation.labels)
+    network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
+    scores = validation.score(network)
+    _, probabilities = validation.predict(network)
+    referral = fit_referral(probabilities, validation.labels)
+    run.write_json(
+        CALIBRATION,
+        {
+            "fitted_on": "validation",
+            "images": len(validation.labels),
+            "best_epoch": keeper.best_epoch,
+            "mask_threshold": threshold,
+            "temperature": float(temperature),
+            "referral_threshold": float(referral.threshold),
+            "validation": scores,
+        },
+    )
+    draft = run.path / f".draft.{MODEL}"
+    network.save(draft)
+    draft.replace(run.path / MODEL)
+
+
+def _record_backend(run: Run) -> None:
+    environment = run.environment()
+    environment |= {"backend": keras.backend.backend(), "threads": determinism.thread_settings()}
+    run.write_json(ENVIRONMENT, environment)
