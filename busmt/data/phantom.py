@@ -316,7 +316,7 @@ def _insert_lesion(rng: np.random.Generator, scene: _Scene, label: str) -> np.nd
     blur = rng.uniform(0.008, 0.022) if malignant else rng.uniform(0.003, 0.006)
     surround = float(scene.echo[np.abs(distance - 0.03) < 0.03].mean())
     cyst = not malignant and rng.random() < 0.25
-    contrast = rng.uniform(26, 34) if cyst else rng.uniform(9, 18)
+    contrast = rng.uniform(26, 34) if cyst else rng.uniform(12, 20)
     inside = surround - contrast + (0 if cyst else rng.uniform(0.5, 2.5)) * _noise(rng, scene.size, 12, 14)
     if malignant:
         halo = np.exp(-np.clip(distance, 0, None) / rng.uniform(0.02, 0.05)) * (distance > -blur)
@@ -336,11 +336,11 @@ def _add_posterior_effect(
 ) -> None:
     """Malignant tissue attenuates more than its surround, benign tissue and fluid less."""
     if malignant:
-        total = -rng.uniform(7, 16) if rng.random() < 0.85 else rng.uniform(-3, 2)
+        total = -rng.uniform(7, 16) if rng.random() < 0.9 else rng.uniform(-3, 2)
     elif cyst:
         total = rng.uniform(8, 13)
     else:
-        total = rng.uniform(4, 10) if rng.random() < 0.85 else rng.uniform(-3, 1)
+        total = rng.uniform(4, 10) if rng.random() < 0.9 else rng.uniform(-3, 1)
     scene.transmission += soft * total / (2 * outline.mean_half_height * scene.size[0])
 
 
@@ -391,7 +391,7 @@ class _Outline:
 
 
 def _draw_outline(rng: np.random.Generator, scene: _Scene, malignant: bool) -> _Outline:
-    extent = np.sqrt(rng.uniform(0.02**0.5, 0.18**0.5) ** 2 * scene.aspect / np.pi)
+    extent = np.sqrt(rng.uniform(0.025**0.5, 0.18**0.5) ** 2 * scene.aspect / np.pi)
     ratio = rng.uniform(0.75, 1.35) if malignant else rng.uniform(1.3, 2.1)
     angle = rng.uniform(-0.6, 0.6) if malignant else rng.uniform(-0.2, 0.2)
     half_width, half_height = extent * np.sqrt(ratio), extent / np.sqrt(ratio)
