@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES
+from busmt.config import CLASSES, Config
 from busmt.data.catalog import Catalog
+from busmt.data.folds import make_folds, write_folds
 from busmt.data.images import Letterbox, write_png
 
 
@@ -68,8 +70,8 @@ def make_cohort(folder, per_class=8, classes=CLASSES, seed=0, spacing=None) -> C
 
 def fake_predictions(catalog, seed=0, size=64, skill=1.0, shift=2, raw=True):
     """Predictions in catalog order: the truth shifted, and class probabilities with some skill."""
-    generator = np.random.default_rng(seed)
     for sample in catalog:
+        generator = np.random.default_rng((seed, zlib.crc32(sample.image_id.encode())))
         truth = sample.read_mask()
         letterbox = Letterbox(*truth.shape, size)
         logits = generator.normal(size=3)
@@ -89,3 +91,29 @@ def fake_predictions(catalog, seed=0, size=64, skill=1.0, shift=2, raw=True):
             generator.dirichlet(np.ones(3)).astype(np.float32) if raw else None,
             float(generator.random()) if raw else None,
         )
+
+
+@dataclass(frozen=True)
+class FakePredictor:
+    """Predicts without a network; the same for an image whatever else is in the catalog."""
+
+    skill: float = 1.0
+    seed: int = 0
+
+    def predict_catalog(self, catalog, batch_size=8, progress=None):
+        return fake_predictions(catalog, seed=self.seed, skill=self.skill)
+
+
+def make_run(folder, catalog, fold=0, seed=0):
+    """A finished run folder of two folds, with a file in the network's place."""
+    config = Config.preset(
+        "tiny", {"folds": {"count": 2, "fold": fold, "validation_share": 0.5}, "training": {"seed": seed}}
+    )
+    folder.mkdir(parents=True)
+    config.to_yaml(folder / "config.yaml")
+    catalog.to_csv(folder / "catalog.csv")
+    write_folds(make_folds(catalog, config.folds), folder / "folds.csv")
+    (folder / "model.keras").write_bytes(b"no network")
+    (folder / "calibration.json").write_text('{"referral_threshold": 0.2, "temperature": 1.1, "mask_threshold": 0.5}')
+    (folder / "environment.json").write_text('{"busmt": "0", "command": ["busmt", "train"], "git": null}')
+    return folder
