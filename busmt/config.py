@@ -269,7 +269,8 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
     for name, value in values.items():
         expected = hints[name]
         if dataclasses.is_dataclass(expected):
-            arguments[name] = _build(typing.cast(type, expected), value, where, f"{prefix}{name}.")
+            section = {} if value is None else value  # in YAML, a section with every key commented out
+            arguments[name] = _build(typing.cast(type, expected), section, where, f"{prefix}{name}.")
         else:
             arguments[name] = _check(value, expected, known[name], where, prefix + name)
     built = cls(**arguments)

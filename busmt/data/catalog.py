@@ -180,6 +180,8 @@ def _fault(sample: Sample) -> str | None:
         return str(error)
     if sample.label != CLASSES[0] and not mask.any():
         return f"{sample.masks[0]}: the mask of a {sample.label} image is empty"
+    if sample.label == CLASSES[0] and mask.any():
+        return f"{sample.masks[0]}: the mask of a {sample.label} image is not empty"
     return None
 
 

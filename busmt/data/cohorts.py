@@ -12,6 +12,7 @@ from busmt.data import images
 from busmt.data.catalog import MASK_SEPARATOR, Catalog
 from busmt.errors import DataError
 
+_TEXT_COLUMNS = ("image", "label", "masks", "mask", "image_id", "group", "cohort", "patient")
 _BUSI_MASK = re.compile(r"^(?P<stem>.+)_mask(?:_\d+)?$")
 
 
@@ -31,25 +32,27 @@ def read_cohort(path: str | Path, cohort: str = "auto") -> Catalog:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     kind = _recognise(path) if cohort == "auto" else cohort
-    reader = {"busi": read_busi, "bus-bra": read_bus_bra, "csv": read_csv}[kind]
-    return reader(path)
+    readers = {"busi": read_busi, "bus-bra": read_bus_bra, "csv": read_csv}
+    if kind not in readers:
+        raise DataError(f"unknown kind of cohort {kind!r}; known: auto, {', '.join(readers)}")
+    return readers[kind](path)
 
 
 def read_busi(path: str | Path) -> Catalog:
     """BUSI (Al-Dhabyani et al., Data in Brief 28 (2020) 104863): class folders, several masks united.
 
     Raises:
-        DataError: no class folder, no image, a lesion without mask, a mask without image, or sizes that differ.
+        DataError: no class folder, no image, a folder of another class, a lesion without mask, a mask without
+            image, or sizes that differ.
     """
     folder = _busi_root(Path(path))
+    _refuse_other_classes(folder)
     rows = []
     for label in CLASSES:
         class_folder = folder / label
         if not class_folder.is_dir():
             continue
-        files = sorted(
-            (entry for entry in class_folder.iterdir() if entry.suffix.lower() in images.IMAGE_SUFFIXES), key=_natural
-        )
+        files = _image_files(class_folder)
         masks: dict[str, list[Path]] = {}
         pictures = []
         for entry in files:
@@ -121,23 +124,27 @@ def read_csv(path: str | Path) -> Catalog:
     path = Path(path)
     table = _read_table(path, ("image", "label"))
     folder = path.resolve().parent
-    for column in ("image_id", "masks", "group", "cohort", "patient"):
+    for column in _TEXT_COLUMNS:
         if column in table:
-            table[column] = table[column].map(lambda cell: "" if pd.isna(cell) else str(cell))
+            table[column] = table[column].fillna("")
+    blank = table["image"] == ""
+    if blank.any():
+        raise DataError(f"{path}: row {int(blank.to_numpy().argmax()) + 1} names no image")
     if "masks" not in table:
-        table["masks"] = table["mask"].fillna("") if "mask" in table else ""
+        table["masks"] = table.get("mask", "")
     if "image_id" not in table:
-        table["image_id"] = [Path(str(name)).stem for name in table["image"]]
-    table["image"] = [str(folder / str(name)) for name in table["image"]]
+        stems = table["image"].map(lambda name: Path(name).stem)
+        table["image_id"] = table["image"] if stems.duplicated().any() else stems
+    table["image"] = [str(folder / name) for name in table["image"]]
     table["masks"] = [
-        MASK_SEPARATOR.join(str(folder / part) for part in str(masks).split(MASK_SEPARATOR) if part)
+        MASK_SEPARATOR.join(str(folder / part) for part in masks.split(MASK_SEPARATOR) if part)
         for masks in table["masks"]
     ]
-    table["label"] = table["label"].map(lambda cell: str(cell).strip().lower())
+    table["label"] = table["label"].str.strip().str.lower()
     if "group" in table:
         table["group"] = table["group"].where(table["group"] != "", table["image_id"])
     elif "patient" in table:
-        table["group"] = "patient " + table["patient"]
+        table["group"] = ("patient " + table["patient"]).where(table["patient"] != "", table["image_id"])
     if "cohort" not in table:
         table["cohort"] = path.stem
     return _checked(table, str(path))
@@ -165,7 +172,23 @@ def _busi_root(path: Path) -> Path:
     raise DataError(f"{path}: expected BUSI class folders ({', '.join(CLASSES)}) or BUS-BRA's bus_data.csv; {hint}")
 
 
+def _refuse_other_classes(folder: Path) -> None:
+    """A class that busmt does not know must not vanish without a word."""
+    for other in sorted(folder.iterdir()):
+        if other.is_dir() and other.name not in CLASSES and _image_files(other):
+            raise DataError(f"{other}: images of the unknown class {other.name!r}; known: {', '.join(CLASSES)}")
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Image files in natural order; hidden ones, such as the resource forks that macOS writes, are left out."""
+    files = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted((entry for entry in files if entry.suffix.lower() in images.IMAGE_SUFFIXES), key=_natural)
+
+
 def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict:
+    for path in (image, *masks):
+        if MASK_SEPARATOR in str(path.resolve()):
+            raise DataError(f"{path}: a path must not contain {MASK_SEPARATOR!r}; rename it")
     return {
         "image_id": image_id,
         "image": str(image.resolve()),
@@ -187,7 +210,7 @@ def _checked(table: pd.DataFrame, source: str) -> Catalog:
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
