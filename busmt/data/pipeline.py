@@ -127,7 +127,7 @@ def _input_graph(size: int) -> Any:
         def graph(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             picture = images.decode_tensor(encoded)
             shape = tf.shape(picture)
-            return images.letterbox_tensor(picture, size), shape[0], shape[1]
+            return images.letterbox_tensor(picture, size)[0], shape[0], shape[1]
 
         _GRAPHS[size] = graph
     return _GRAPHS[size]
@@ -148,7 +148,7 @@ def _fetcher(catalog: Catalog, size: int, cache: str, progress: Progress | None)
 
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         encoded, mask = tf.numpy_function(read, [index], (tf.string, tf.float32), stateful=False)
-        picture = images.letterbox_tensor(images.decode_tensor(tf.ensure_shape(encoded, ())), size)
+        picture, _ = images.letterbox_tensor(images.decode_tensor(tf.ensure_shape(encoded, ())), size)
         return picture, tf.ensure_shape(mask, (size, size, 1))
 
     return fetch

@@ -1,0 +1,141 @@
+"""busmt predict"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from busmt.cli.common import json_option, jsonable, print_json, progress, say
+from busmt.errors import BusmtError, DataError
+
+_MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  busmt predict image.png --model runs/busi
+  busmt predict scans/ more/*.png --model exports/model.tflite --out results/ --json
+\b
+Writes NAME_mask.png and NAME_overlay.png for each image, and predictions.json and predictions.csv.
+Exit code 1: some images could not be read; they are named, the others are done.
+"""
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.option("--model", required=True, metavar="PATH", help="Run folder, .keras, SavedModel or .tflite.")
+@click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Where the results go.")
+@json_option
+def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int:
+    """Segment and classify images; masks have the size of their image."""
+    from busmt.config import CLASSES
+    from busmt.data.images import write_atomically
+    from busmt.prediction import Predictor
+
+    items = list(_collect(inputs))
+    predictor = Predictor.load(model)
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
+    rows: list[dict[str, Any]] = []
+    with progress("Predicting") as advance:
+        for done, (path, name) in enumerate(items, start=1):
+            row: dict[str, Any] = {"image": str(path)}
+            try:
+                row |= _predict_one(predictor, path, folder / name)
+            except BusmtError as error:
+                row["error"] = str(error)
+            rows.append(row)
+            advance(done, len(items))
+    result = {"model": model, "classes": list(CLASSES), "predictions": rows}
+    _write_tables(folder, result, write_atomically)
+    failed = [row for row in rows if "error" in row]
+    for row in failed:
+        say(f"busmt: error: {row['error']}")
+    if as_json:
+        print_json(result)
+    else:
+        _print_rows(rows)
+        say(f"{len(rows) - len(failed)} of {len(rows)} images done; pictures, predictions.json and .csv: {folder}")
+    return 1 if failed else 0
+
+
+def _collect(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """Image files and the unique name, relative to the output folder, that each one's results get."""
+    from busmt.data.images import IMAGE_SUFFIXES
+
+    found: list[tuple[Path, Path]] = []
+    for text in inputs:
+        given = Path(text)
+        if not given.is_dir():
+            found.append((given, Path(given.stem)))
+            continue
+        inside = [
+            entry
+            for entry in sorted(given.rglob("*"))
+            if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file() and not _MASK_NAME.search(entry.stem)
+        ]
+        if not inside:
+            raise DataError(f"{given}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        found += [(entry, entry.relative_to(given).with_suffix("")) for entry in inside]
+    taken: dict[str, int] = {}
+    items = []
+    for path, name in found:
+        key = name.as_posix()
+        taken[key] = taken.get(key, 0) + 1
+        items.append((path, key if taken[key] == 1 else f"{key}-{taken[key]}"))
+    return items
+
+
+def _predict_one(predictor: Any, path: Path, target: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from busmt.config import CLASSES, MASK_THRESHOLD
+    from busmt.data.images import read_colour, write_png
+    from busmt.overlay import PREDICTION_COLOUR, draw_outlines, write_caption
+
+    prediction = predictor.predict_file(path)
+    mask_path, overlay_path = (target.with_name(f"{target.name}_{kind}.png") for kind in ("mask", "overlay"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_png(mask_path, prediction.mask)
+    probability = float(prediction.probabilities.max())
+    caption = f"{prediction.label} {probability:.2f}" + (" - refer" if prediction.refer else "")
+    outlined = draw_outlines(read_colour(path), [(prediction.mask, PREDICTION_COLOUR)])
+    write_png(overlay_path, write_caption(outlined, caption))
+    return {
+        "label": prediction.label,
+        "probabilities": {name: round(float(p), 6) for name, p in zip(CLASSES, prediction.probabilities, strict=True)},
+        "refer": prediction.refer,
+        "lesion_pixels": int(np.count_nonzero(prediction.mask)),
+        "height": prediction.letterbox.height,
+        "width": prediction.letterbox.width,
+        "mask_threshold": MASK_THRESHOLD,
+        "mask": str(mask_path),
+        "overlay": str(overlay_path),
+    }
+
+
+def _write_tables(folder: Path, result: dict[str, Any], write: Any) -> None:
+    import json
+
+    import pandas as pd
+
+    write(folder / "predictions.json", (json.dumps(jsonable(result), indent=2) + "\n").encode())
+    flat = [
+        {key: value for key, value in row.items() if key != "probabilities"}
+        | {f"probability_{name}": value for name, value in row.get("probabilities", {}).items()}
+        for row in result["predictions"]
+    ]
+    write(folder / "predictions.csv", pd.DataFrame(flat).to_csv(index=False).encode())
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if "error" not in row:
+            refer = "  refer" if row["refer"] else ""
+            probability = max(row["probabilities"].values())
+            click.echo(f"{row['label']:<10} {probability:.3f}  {row['lesion_pixels']:>8} px  {row['image']}{refer}")

@@ -1,0 +1,235 @@
+"""Masks and classes for images, from a run folder, a .keras file, a SavedModel or a .tflite file.
+
+>>> predictor = Predictor.load("runs/busi")                    # doctest: +SKIP
+>>> prediction = predictor.predict_file("image.png")           # doctest: +SKIP
+>>> prediction.label, prediction.mask.shape                    # doctest: +SKIP
+('benign', (471, 562))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from busmt.config import CLASSES, LABEL_LOGITS_OUTPUT, LABEL_OUTPUT, MASK_LOGITS_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD
+from busmt.data.catalog import Catalog
+from busmt.data.images import Letterbox
+from busmt.data.pipeline import read_batches, read_image
+from busmt.errors import RunError
+from busmt.evaluation.calibration import is_referred
+from busmt.training.run import CALIBRATION, MODEL
+
+SIDECAR = "model.json"
+"""File beside exported models: classes, preprocessing, thresholds, checksums."""
+
+Forward = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one image.
+
+    Attributes:
+        image_id: name of the image.
+        path: its file.
+        probabilities: class probabilities after refinement, (3,), float32, in the order of `CLASSES`.
+        probability_map: lesion probability after refinement on the model's grid, (S, S), float32.
+        letterbox: where the image lies in that grid.
+        raw_probabilities: class probabilities before refinement, (3,), or None for exported models.
+        raw_map_peak: largest lesion probability before refinement, or None for exported models.
+        refer: whether a person should look first; None where no referral threshold is known.
+    """
+
+    image_id: str
+    path: str
+    probabilities: np.ndarray
+    probability_map: np.ndarray
+    letterbox: Letterbox
+    raw_probabilities: np.ndarray | None = None
+    raw_map_peak: float | None = None
+    refer: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return CLASSES[int(np.argmax(self.probabilities))]
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Lesion mask on the image's own grid, (H, W), bool; empty exactly if the class is normal."""
+        return self.letterbox.restore_mask(self.probability_map, MASK_THRESHOLD)
+
+
+class Predictor:
+    """A loaded model. Use `Predictor.load`.
+
+    Attributes:
+        path: what was loaded.
+        size: side of the model's square input, pixels.
+    """
+
+    def __init__(self, path: Path, size: int, forward: Forward, batch: int | None, referral: float | None):
+        self.path, self.size = path, size
+        self._forward, self._batch, self._referral = forward, batch, referral
+
+    @classmethod
+    def load(cls, model_path: str | os.PathLike) -> Predictor:
+        """Load a run folder, a .keras file, a SavedModel (or the folder of its versions) or a .tflite file.
+
+        Raises:
+            RunError: nothing there that can be loaded.
+        """
+        path = Path(model_path)
+        if not path.exists():
+            raise RunError(f"{path}: no such model; give a run folder, a .keras or .tflite file, or a SavedModel")
+        if (path / MODEL).is_file():
+            return cls._from_keras(path / MODEL, _read_value(path / CALIBRATION, "referral_threshold"))
+        if path.suffix == ".keras":
+            return cls._from_keras(path, _read_value(path.parent / CALIBRATION, "referral_threshold"))
+        if path.suffix == ".tflite":
+            return cls._from_tflite(path, _read_value(path.parent / SIDECAR, "referral_threshold"))
+        folder = _saved_model_folder(path)
+        if folder is None:
+            hint = "; its training has not finished" if (path / "config.yaml").exists() else ""
+            raise RunError(f"{path}: not a run folder with {MODEL}, nor a .keras, .tflite or SavedModel{hint}")
+        return cls._from_saved_model(folder, _read_value(folder.parent / SIDECAR, "referral_threshold"))
+
+    @classmethod
+    def from_network(cls, network: Any, path: str | os.PathLike = "", referral: float | None = None) -> Predictor:
+        """A predictor around a Keras model built by `busmt.model.network.build_network`."""
+
+        def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: np.asarray(value) for name, value in network.predict_on_batch(batch).items()}
+
+        return cls(Path(path), int(network.input_shape[1]), forward, None, referral)
+
+    def predict_file(self, path: str | os.PathLike) -> Prediction:
+        """Predict one image file. Raises DataError where it cannot be used."""
+        picture, letterbox = read_image(os.fspath(path), self.size)
+        name = Path(path)
+        return self._predictions([name.stem], [str(name)], picture[None], [letterbox])[0]
+
+    def predict_catalog(
+        self, catalog: Catalog, batch_size: int = 8, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Predict a catalog in its order; only one batch is in memory. Raises DataError for a bad image."""
+        ids, paths, done = catalog.ids, catalog.table["image"].tolist(), 0
+        for pictures, boxes in read_batches(catalog, self.size, self._batch or batch_size):
+            end = done + len(boxes)
+            yield from self._predictions(ids[done:end], paths[done:end], pictures, boxes)
+            done = end
+            if progress:
+                progress(done, len(catalog))
+
+    def predict_arrays(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1]."""
+        return self._forward(pictures)
+
+    def _predictions(
+        self, ids: list[str], paths: list[str], pictures: np.ndarray, boxes: list[Letterbox]
+    ) -> list[Prediction]:
+        outputs = self._forward(pictures)
+        labels = outputs[LABEL_OUTPUT]
+        refer = is_referred(labels, self._referral) if self._referral is not None else [None] * len(ids)
+        predictions = []
+        for row, (image_id, path, box) in enumerate(zip(ids, paths, boxes, strict=True)):
+            raw = outputs.get(LABEL_LOGITS_OUTPUT)
+            peak = outputs.get(MASK_LOGITS_OUTPUT)
+            predictions.append(
+                Prediction(
+                    image_id,
+                    path,
+                    labels[row],
+                    outputs[MASK_OUTPUT][row, ..., 0],
+                    box,
+                    None if raw is None else _softmax(raw[row]),
+                    None if peak is None else float(1 / (1 + np.exp(-float(peak[row].max())))),
+                    None if refer[row] is None else bool(refer[row]),
+                )
+            )
+        return predictions
+
+    @classmethod
+    def _from_keras(cls, path: Path, referral: float | None) -> Predictor:
+        return cls.from_network(load_network(path), path, referral)
+
+    @classmethod
+    def _from_saved_model(cls, folder: Path, referral: float | None) -> Predictor:
+        import tensorflow as tf
+
+        try:
+            loaded = tf.saved_model.load(str(folder))
+            signature = loaded.signatures["serving_default"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{folder}: not a SavedModel that busmt exported ({error})") from error
+        size = int(signature.structured_input_signature[1]["image"].shape[1])
+
+        def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = loaded.signatures["serving_default"](image=tf.constant(batch))
+            return {name: value.numpy() for name, value in outputs.items()}
+
+        return cls(folder, size, forward, None, referral)
+
+    @classmethod
+    def _from_tflite(cls, path: Path, referral: float | None) -> Predictor:
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(model_path=str(path))
+            runner = interpreter.get_signature_runner("serving_default")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"{path}: not a TFLite file that busmt exported ({error})") from error
+        size = int(runner.get_input_details()["image"]["shape"][1])
+
+        def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
+            rows = [runner(image=picture[None]) for picture in batch]
+            return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+        return cls(path, size, forward, 1, referral)
+
+
+def load_network(path: str | os.PathLike) -> Any:
+    """Load a .keras file with safe mode on.
+
+    Raises:
+        RunError: missing, damaged, or not a network of busmt.
+    """
+    import keras
+
+    import busmt.model.network  # noqa: F401  registers the layers
+
+    try:
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+    if not isinstance(network.output, dict) or MASK_OUTPUT not in network.output:
+        raise RunError(f"{path}: a Keras model, but none that busmt made")
+    return network
+
+
+def _saved_model_folder(path: Path) -> Path | None:
+    """The folder itself, or its newest version."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [entry for entry in path.iterdir() if entry.name.isdigit()] if path.is_dir() else []
+    versions = [entry for entry in versions if (entry / "saved_model.pb").is_file()]
+    return max(versions, key=lambda entry: int(entry.name), default=None)
+
+
+def _read_value(path: Path, key: str) -> float | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+    except ValueError as error:
+        raise RunError(f"{path}: damaged JSON file") from error
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max())
+    return shifted / shifted.sum()
