@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ MAX_PIXELS = 50_000_000
 """Largest accepted number of pixels; more is taken for a decompression bomb."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAPH_FORMATS = ("PNG", "JPEG")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -136,6 +139,8 @@ def read_encoded(path: str | os.PathLike) -> bytes:
     data = _read_bytes(path)
     with _open(data, path) as image:
         _check_image(image, path)
+        if image.format == "PNG":
+            _check_chunks(data, path)
         pixels = _load(image, path)
         flat = _flatten(pixels)
         if image.format in _GRAPH_FORMATS and pixels.mode != "CMYK" and flat is pixels:
@@ -280,8 +285,14 @@ _PIL_ERRORS: tuple[type[BaseException], ...] = (
     SyntaxError,
     ValueError,
     EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow's readers are known to raise on damaged files."""
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -317,9 +328,25 @@ def _check_pixels(image: Image.Image, path: Path) -> None:
 
 
 def _check_frames(image: Image.Image, path: Path) -> None:
-    frames = getattr(image, "n_frames", 1)
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except _PIL_ERRORS as error:
+        raise DataError(f"{path}: damaged or truncated image") from error
     if frames > 1:
         raise DataError(f"{path}: holds {frames} frames; save the frame to analyse as one image")
+
+
+def _check_chunks(data: bytes, path: Path) -> None:
+    """Every chunk whole up to the last: Pillow forgives a damaged tail, the graph's decoder does not."""
+    position, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        length = int.from_bytes(data[position : position + 4], "big")
+        body = data[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        kind = body[:4]
+        if len(checksum) < 4 or zlib.crc32(body) != int.from_bytes(checksum, "big"):
+            raise DataError(f"{path}: damaged or truncated image")
+        position += 12 + length
 
 
 def _is_deep(image: Image.Image) -> bool:
