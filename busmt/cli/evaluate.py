@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--model", type=click.Path(path_type=Path), help="An export of the run to score instead of it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results  [default: inside the run]")
 @click.option("--resamples", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap resamples.")
+@click.option("--no-pictures", is_flag=True, help="Write metrics.json and per_image.csv only.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Images per step.")
 @json_option
 def evaluate(
@@ -35,6 +36,7 @@ def evaluate(
     model: Path | None,
     out: Path | None,
     resamples: int,
+    no_pictures: bool,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -72,6 +74,7 @@ def evaluate(
             out=out,
             batch_size=batch_size,
             resamples=resamples,
+            pictures=not no_pictures,
             progress=bar,
         )
     metrics = result.evaluation.metrics

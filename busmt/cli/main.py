@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
@@ -14,6 +13,7 @@ from busmt.errors import BusmtError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("busmt.cli.train", "Train a model on phantoms, BUSI, BUS-BRA or a CSV."),
     "evaluate": ("busmt.cli.evaluate", "Score a trained model on its test fold."),
+    "compare": ("busmt.cli.compare", "Compare evaluated runs on the same images."),
     "predict": ("busmt.cli.predict", "Segment and classify images."),
     "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
@@ -60,7 +60,6 @@ def cli() -> None:
 
 def main() -> None:
     """Console entry: expected errors become one line on stderr and exit code 2."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except BusmtError as error:

@@ -156,8 +156,9 @@ def draw_sheet(cases: list[Case]) -> Figure:
         for column, case in enumerate(case for case in cases if case.kind == kind):
             axes = figure.add_subplot(len(kinds), columns, row * columns + column + 1)
             if case.picture is not None:
-                axes.imshow(images.read_colour(case.picture))
+                axes.imshow(images.read_colour(case.picture)[::2, ::2])
             axes.set_axis_off()
+            axes.set_anchor("N")
             heading = f"{CASE_KINDS[kind]}\n" if column == 0 else "\n"
             axes.set_title(heading + _wrapped(case), fontsize=7, loc="left")
     return figure

@@ -50,6 +50,7 @@ def evaluate_run(
     out: str | os.PathLike | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
+    pictures: bool = True,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Score a run on one of its parts or on another cohort, and write metrics, table, figures and cases.
@@ -64,6 +65,7 @@ def evaluate_run(
             evaluation-COHORT/.
         batch_size: images per prediction step.
         resamples: bootstrap resamples.
+        pictures: draw figures and cases; without them only metrics.json and per_image.csv are written.
         progress: called with (done, total).
 
     Raises:
@@ -86,8 +88,9 @@ def evaluate_run(
         seed=run.config.folds.seed,
     )
     evaluation.metrics["provenance"] = provenance(run, catalog, part if home else "external", external, model)
-    write_evaluation(evaluation, folder)
-    cases = write_cases(choose_cases(evaluation.per_image), catalog, predictions, folder / CASES_FOLDER)
+    write_evaluation(evaluation, folder, figures=pictures)
+    chosen = choose_cases(evaluation.per_image) if pictures else []
+    cases = write_cases(chosen, catalog, predictions, folder / CASES_FOLDER)
     if cases:
         write_sheet(cases, folder / "figures" / "cases")
     if home and part == "test" and model is None and out is None:

@@ -169,8 +169,8 @@ def summarise(
     }
 
 
-def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike) -> list[Path]:
-    """Write metrics.json, per_image.csv and the figures (PNG and SVG) into a folder; each file atomically.
+def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike, figures: bool = True) -> list[Path]:
+    """Write metrics.json, per_image.csv and, if wanted, figures (PNG and SVG) into a folder; each file atomically.
 
     Returns:
         The written files.
@@ -182,7 +182,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike) -> list[
     metrics, table = folder / METRICS_FILE, folder / PER_IMAGE_FILE
     write_metrics(evaluation.metrics, metrics)
     write_atomically(table, evaluation.per_image.to_csv(index=False, float_format="%.9g").encode())
-    return [metrics, table, *write_figures(evaluation, folder / "figures")]
+    return [metrics, table, *(write_figures(evaluation, folder / "figures") if figures else [])]
 
 
 def write_metrics(metrics: Mapping[str, Any], path: str | os.PathLike) -> None:

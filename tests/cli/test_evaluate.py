@@ -46,7 +46,7 @@ def test_table_for_people(run):
 
 
 def test_json_is_alone_on_stdout_and_equals_the_file(run, tmp_path):
-    result = invoke("evaluate", run.path, "--resamples", 100, "--json", "--out", tmp_path / "out")
+    result = invoke("evaluate", run.path, "--resamples", 100, "--no-pictures", "--json", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert not (run.path / "metrics.json").exists()
@@ -55,7 +55,7 @@ def test_json_is_alone_on_stdout_and_equals_the_file(run, tmp_path):
 def test_an_export_is_scored_in_the_runs_place(run, tmp_path):
     export = tmp_path / "model.tflite"
     export.write_bytes(b"export")
-    result = invoke("evaluate", run.path, "--resamples", 100, "--model", export)
+    result = invoke("evaluate", run.path, "--resamples", 100, "--no-pictures", "--model", export)
     assert result.exit_code == 0, result.output
     assert run.loaded == [export]
     assert (run.path / "evaluation-model.tflite" / "metrics.json").exists()
@@ -64,7 +64,9 @@ def test_an_export_is_scored_in_the_runs_place(run, tmp_path):
 
 def test_another_cohort(run, tmp_path):
     make_cohort(tmp_path / "other", per_class=4, seed=5).to_csv(tmp_path / "other" / "catalog.csv")
-    result = invoke("evaluate", run.path, "--resamples", 100, "--data", tmp_path / "other" / "catalog.csv")
+    result = invoke(
+        "evaluate", run.path, "--resamples", 100, "--no-pictures", "--data", tmp_path / "other" / "catalog.csv"
+    )
     assert result.exit_code == 0, result.output
     assert "external cohort discs: 12 images" in result.stdout
     assert "were used in training" not in result.stderr

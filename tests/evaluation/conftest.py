@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 from disc_cohort import fake_predictions, make_cohort
+from hypothesis import settings
 
 from busmt.data.catalog import Catalog
 from busmt.evaluation.protocol import score_predictions
+
+settings.register_profile("no deadline", deadline=None)  # the first call imports scipy or scikit-learn
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

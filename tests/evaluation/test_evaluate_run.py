@@ -46,7 +46,12 @@ def test_provenance_names_what_was_scored(run, evaluated):
 def test_progress_counts_every_image(run, tmp_path):
     seen = []
     evaluate_run(
-        run, FakePredictor(), out=tmp_path, resamples=10, progress=lambda done, total: seen.append((done, total))
+        run,
+        FakePredictor(),
+        out=tmp_path,
+        pictures=False,
+        resamples=10,
+        progress=lambda done, total: seen.append((done, total)),
     )
     count = len(run.part("test"))
     assert seen == [(done, count) for done in range(1, count + 1)]
@@ -54,10 +59,10 @@ def test_progress_counts_every_image(run, tmp_path):
 
 def test_other_parts_and_cohorts_do_not_touch_the_runs_metrics(run, evaluated, tmp_path):
     before = (run.path / "metrics.json").read_bytes()
-    evaluate_run(run, FakePredictor(), part="validation", resamples=10)
+    evaluate_run(run, FakePredictor(), part="validation", pictures=False, resamples=10)
     other = make_cohort(tmp_path / "other", per_class=4, classes=("benign", "malignant"), seed=9)
     other.table["cohort"] = "other hospital"
-    result = evaluate_run(run, FakePredictor(), external=other, resamples=10)
+    result = evaluate_run(run, FakePredictor(), external=other, pictures=False, resamples=10)
     assert (run.path / "metrics.json").read_bytes() == before
     assert (run.path / "evaluation-validation" / "metrics.json").exists()
     assert result.folder == run.path / "evaluation-other_hospital"
@@ -65,7 +70,7 @@ def test_other_parts_and_cohorts_do_not_touch_the_runs_metrics(run, evaluated, t
 
 
 def test_training_images_in_an_external_cohort_are_counted(run):
-    result = evaluate_run(run, FakePredictor(), external=run.catalog(), resamples=10)
+    result = evaluate_run(run, FakePredictor(), external=run.catalog(), pictures=False, resamples=10)
     held_in = len(run.part("train")) + len(run.part("validation"))
     assert result.evaluation.metrics["provenance"]["images_also_trained_on"] == held_in
 

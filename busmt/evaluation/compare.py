@@ -1,0 +1,205 @@
+"""Paired comparison of systems on the same images, one run each or one run per fold.
+
+A system is what was trained the same way: one run, or k runs that each tested another fold. The folds'
+per-image tables are put together, so that every image counts once, and two systems are compared image by
+image: bootstrap interval of the difference and permutation test, both over groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from busmt.config import CLASSES, NORMAL
+from busmt.errors import DataError
+from busmt.evaluation import calibration, classification
+from busmt.evaluation.intervals import LEVEL, RESAMPLES, paired_difference, weighted_mean
+from busmt.evaluation.protocol import Evaluation, scored_labels
+
+COMPARED: dict[str, tuple[str, bool]] = {
+    "dice": ("Dice", True),
+    "iou": ("IoU", True),
+    "surface_dice": ("Surface Dice", True),
+    "hd95_px": ("HD95, pixels", False),
+    "asd_px": ("Average surface distance, pixels", False),
+    "false_positive_rate": ("Normal images with a lesion marked", False),
+    "accuracy": ("Accuracy", True),
+    "balanced_accuracy": ("Balanced accuracy", True),
+    "macro_f1": ("Macro F1", True),
+    "auroc_macro": ("AUROC, mean over classes", True),
+    "auroc_malignant": ("AUROC, malignant against the rest", True),
+    "average_precision_malignant": ("Average precision, malignant", True),
+    "recall_malignant": ("Sensitivity, malignant", True),
+    "specificity_malignant": ("Specificity, malignant", True),
+    "ece": ("Expected calibration error", False),
+    "brier": ("Brier score", False),
+}
+"""Compared measures: name for people, and whether more is better."""
+_PER_LESION = ("dice", "iou", "surface_dice", "hd95_px", "asd_px")
+
+
+@dataclass(frozen=True)
+class System:
+    """What is compared.
+
+    Attributes:
+        name: for the table.
+        folds: the per-image table of each of its runs; no image may occur twice.
+    """
+
+    name: str
+    folds: tuple[pd.DataFrame, ...]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """All folds together, sorted by image.
+
+        Raises:
+            DataError: an image was scored by two of the runs.
+        """
+        table = pd.concat(self.folds, ignore_index=True).sort_values("image_id", ignore_index=True)
+        twice = table["image_id"][table["image_id"].duplicated()]
+        if len(twice):
+            raise DataError(
+                f"{self.name}: {len(twice)} images, such as {twice.iloc[0]}, were scored by two of its runs"
+            )
+        return table
+
+
+def system_of(name: str, evaluations: Sequence[Evaluation]) -> System:
+    """A system from the evaluations of its runs."""
+    return System(name, tuple(evaluation.per_image for evaluation in evaluations))
+
+
+def compare(
+    systems: Sequence[System], common: bool = False, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Compare every system with the first one.
+
+    Args:
+        systems: at least two.
+        common: compare on the images that all systems scored, where they are not the same.
+        resamples: bootstrap resamples and permutations.
+        seed: of both.
+
+    Returns:
+        What comparison.json holds: "systems", "images", "groups", "left_out", "comparisons" (one for each
+        system after the first: measure to first, second, difference = second - first with interval, p_value,
+        verdict) and "folds" (each system's Dice and balanced accuracy fold by fold, with mean and spread).
+
+    Raises:
+        DataError: fewer than two systems, other images, or images whose class differs between systems.
+    """
+    if len(systems) < 2:
+        raise DataError("a comparison needs at least two systems")
+    tables, left_out = _aligned(systems, common)
+    reference = tables[0]
+    classes = tuple(name for name in CLASSES if (reference["label"] == name).any())
+    comparisons = []
+    for system, table in zip(systems[1:], tables[1:], strict=True):
+        statistic = paired_statistic(table, reference, classes)
+        differences = paired_difference(statistic, reference["group"].to_numpy(), resamples, seed)
+        measures = {}
+        for key, difference in differences.items():
+            values = difference.to_dict()
+            measures[key] = {
+                "first": values["second"],  # the reference is what is subtracted
+                "second": values["first"],
+                "difference": {name: values[name] for name in ("value", "low", "high")},
+                "p_value": values["p_value"],
+                "verdict": verdict(values["low"], values["high"], COMPARED[key][1]),
+            }
+        comparisons.append({"first": systems[0].name, "second": system.name, "measures": measures})
+    return {
+        "schema": "busmt-comparison",
+        "schema_version": 1,
+        "systems": [system.name for system in systems],
+        "images": len(reference),
+        "groups": int(reference["group"].nunique()),
+        "classes": list(classes),
+        "left_out": left_out,
+        "interval": {"method": "paired percentile bootstrap", "unit": "group", "level": LEVEL, "resamples": resamples},
+        "test": {"method": "permutation, systems swapped by group", "permutations": resamples, "corrected": False},
+        "comparisons": comparisons,
+        "folds": {system.name: _by_fold(system, classes) for system in systems},
+    }
+
+
+def paired_statistic(
+    first: pd.DataFrame, second: pd.DataFrame, classes: Sequence[str]
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Function of weights over the rows of both tables, the first's before the second's; see `intervals`.
+
+    Surface distances count only where both systems have one, so that a system gains nothing by missing
+    a difficult lesion.
+    """
+    both = pd.concat((first, second), ignore_index=True)
+    lesions = (both["lesion_pixels"] > 0).to_numpy()
+    columns: dict[str, np.ndarray] = {}
+    for name in _PER_LESION:
+        values = both[name].to_numpy(np.float64)
+        undefined = np.isnan(values.reshape(2, -1)).any(axis=0)
+        columns[name] = np.where(np.tile(undefined, 2) | ~lesions, np.nan, values)
+    normal = (both["label"] == CLASSES[NORMAL]).to_numpy()
+    if normal.any():
+        columns["false_positive_rate"] = np.where(normal, both["predicted_pixels"] > 0, np.nan)
+    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    labels, probabilities = scored_labels(both, classes)
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        measures = {name: weighted_mean(values, weights) for name, values in columns.items()}
+        if len(classes) > 1:
+            measures |= classification.classification_measures(labels, probabilities, classes, weights)
+            measures |= calibration.calibration_measures(labels, probabilities, weights)
+        return {name: measures[name] for name in COMPARED if name in measures}
+
+    return statistic
+
+
+def verdict(low: float, high: float, more_is_better: bool) -> str:
+    """What the interval of second - first says about the second: "better", "worse" or "not shown to differ"."""
+    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high:
+        return "not shown to differ"
+    return "better" if (low > 0) == more_is_better else "worse"
+
+
+def _aligned(systems: Sequence[System], common: bool) -> tuple[list[pd.DataFrame], int]:
+    """The systems' tables over the same images in the same order, and how many images were left out."""
+    tables = [system.table for system in systems]
+    shared = set.intersection(*(set(table["image_id"]) for table in tables))
+    every = set.union(*(set(table["image_id"]) for table in tables))
+    if not shared:
+        raise DataError("the systems were not scored on the same images: they have none in common")
+    if shared != every and not common:
+        raise DataError(
+            f"the systems were scored on different images: {len(shared)} of {len(every)} in common, "
+            f"{min(every - shared)} is missing from one; use --common to compare on those"
+        )
+    tables = [table[table["image_id"].isin(shared)].reset_index(drop=True) for table in tables]
+    for system, table in zip(systems[1:], tables[1:], strict=True):
+        differs = (table["label"] != tables[0]["label"]).to_numpy()
+        if differs.any():
+            image = table["image_id"][differs].iloc[0]
+            raise DataError(f"{image} has another class in {system.name} than in {systems[0].name}")
+    return tables, len(every) - len(shared)
+
+
+def _by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, list[float]] = {"dice": [], "balanced_accuracy": []}
+    for fold in system.folds:
+        values["dice"].append(float(fold.loc[fold["lesion_pixels"] > 0, "dice"].mean()))
+        labels, probabilities = scored_labels(fold[fold["label"].isin(classes)], classes)
+        table = classification.confusion(labels, probabilities.argmax(axis=1), len(classes))
+        values["balanced_accuracy"].append(float(classification.balanced_accuracy(table)[0]))
+    return {
+        name: {
+            "folds": folds,
+            "mean": float(np.mean(folds)),
+            "sd": float(np.std(folds, ddof=1)) if len(folds) > 1 else float("nan"),
+        }
+        for name, folds in values.items()
+    }
