@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from busmt.cli.common import json_option, print_json, say
+from busmt.cli.common import json_option, print_json, quiet_start, say
 
 
 @click.command(
@@ -29,6 +29,7 @@ disagrees is not kept.
 @json_option
 def export(run: str, to: str, formats: tuple[str, ...] = (), as_json: bool = False) -> None:
     """Write a SavedModel and a TFLite file, checked against Keras."""
+    quiet_start()
     from busmt.deployment.export import FORMATS, PARITY_FILE, export_run
     from busmt.training.run import Run
 

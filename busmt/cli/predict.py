@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, jsonable, print_json, progress, say
+from busmt.cli.common import json_option, jsonable, print_json, progress, quiet_start, say
 from busmt.errors import BusmtError, DataError
 
 _MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
@@ -30,6 +30,7 @@ Exit code 1: some images could not be read; they are named, the others are done.
 @json_option
 def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int:
     """Segment and classify images; masks have the size of their image."""
+    quiet_start()
     from busmt.config import CLASSES
     from busmt.data.images import write_atomically
     from busmt.prediction import Predictor

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, print_json, progress, say
+from busmt.cli.common import json_option, print_json, progress, quiet_start, say
 from busmt.config import PRESETS, Config, merge, read_yaml
 from busmt.errors import ConfigError, RunError
 
@@ -64,6 +66,7 @@ def train(
     The data are checked, curated and split into folds that never part images of one lesion; one fold is held
     out as test part. Ctrl-C leaves a run that --resume continues.
     """
+    quiet_start()
     from busmt.training.loop import train as train_run
     from busmt.training.prepare import prepare_run
     from busmt.training.run import Run
@@ -86,12 +89,13 @@ def train(
     except KeyboardInterrupt:
         say(f"interrupted; continue with: busmt train --resume {run.path}")
         raise
-    _after(run, then_evaluate, export_to)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for this command's own result
+        _after(run, then_evaluate, export_to)
     result = {"run": str(run.path), "name": run.name, "epochs": len(run.history()), **run.calibration()}
     if as_json:
         print_json(result)
     else:
-        _conclude(run, result)
+        _conclude(run, result, then_evaluate)
 
 
 def configure(
@@ -151,17 +155,18 @@ def _after(run: Any, then_evaluate: bool, export_to: str | None) -> None:
     if then_evaluate:
         from busmt.cli.evaluate import evaluate
 
-        context.invoke(evaluate, run=str(run.path))
+        context.invoke(evaluate, run=run.path)
     if export_to:
         from busmt.cli.export import export
 
         context.invoke(export, run=str(run.path), to=export_to)
 
 
-def _conclude(run: Any, result: dict[str, Any]) -> None:
+def _conclude(run: Any, result: dict[str, Any], evaluated: bool) -> None:
     scores = result["validation"]
     say(
         f"best epoch {result['best_epoch'] + 1} of {result['epochs']}: validation Dice {scores['val_dice']:.3f}, "
         f"balanced accuracy {scores['val_balanced_accuracy']:.3f}"
     )
-    say(f"next: busmt evaluate {run.path}")
+    if not evaluated:
+        say(f"next: busmt evaluate {run.path}")
