@@ -53,7 +53,7 @@ def training_dataset(
     labels = tf.constant(np.eye(len(CLASSES), dtype=np.float32)[catalog.labels])
     fetch = _fetcher(catalog, config.network.input_size, config.training.cache, progress)
     seed, target = config.training.seed, _target(config)
-    epochs = np.arange(first_epoch, max(config.training.epochs, first_epoch + 1))
+    epochs = range(first_epoch, max(config.training.epochs, first_epoch + 1))
     orders = tf.constant(np.stack([epoch_order(catalog.labels, seed, epoch, target) for epoch in epochs]))
     noise = np.stack([position_hash(seed + 1, epoch, np.arange(length)) for epoch in epochs])
     seeds = tf.constant(noise.view(np.int32).reshape(len(epochs), length, 2))
@@ -92,7 +92,7 @@ def read_samples(catalog: Catalog, size: int, progress: Progress | None = None) 
     for position, sample in enumerate(catalog):
         pictures[position] = read_image(sample.image, size)[0]
         mask = sample.read_mask()
-        masks[position, ..., 0] = images.Letterbox(*mask.shape, size).apply_mask(mask)
+        masks[position, ..., 0] = images.Letterbox(mask.shape[0], mask.shape[1], size).apply_mask(mask)
         if progress:
             progress(position + 1, len(catalog))
     return pictures, masks
@@ -143,7 +143,7 @@ def _fetcher(catalog: Catalog, size: int, cache: str, progress: Progress | None)
     def read(index: np.ndarray) -> tuple[bytes, np.ndarray]:
         sample = samples[int(index)]
         mask = sample.read_mask()
-        square = images.Letterbox(*mask.shape, size).apply_mask(mask)
+        square = images.Letterbox(mask.shape[0], mask.shape[1], size).apply_mask(mask)
         return images.read_encoded(sample.image), square[..., None].astype(np.float32)
 
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

