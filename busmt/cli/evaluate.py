@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from busmt.cli.common import json_option, print_json, progress, say
+from busmt.cli.common import json_option, print_json, progress, quiet_start, say
 
 if TYPE_CHECKING:
     from busmt.evaluation.headline import Line
@@ -54,7 +54,6 @@ def evaluate(
     from busmt.errors import ConfigError
     from busmt.evaluation.evaluate import default_folder, evaluate_run
     from busmt.evaluation.headline import headline
-    from busmt.prediction import Predictor
     from busmt.training.run import Run
 
     opened = Run.open(run)
@@ -63,6 +62,9 @@ def evaluate(
     external = read_cohort(data) if data else None
     if model is not None and out is None:
         out = opened.path / f"{default_folder(part, external)}-{model.name}"
+    quiet_start()
+    from busmt.prediction import Predictor
+
     predictor = Predictor.load(model or opened.path)
     with progress("Scoring") as bar:
         result = evaluate_run(

@@ -16,8 +16,9 @@ from busmt.config import CLASSES, NORMAL
 from busmt.data import images
 from busmt.data.catalog import Catalog
 from busmt.evaluation.classification import MALIGNANT
-from busmt.evaluation.figures import PREDICTION_COLOUR, TRUTH_COLOUR, save_figure
+from busmt.evaluation.figures import save_figure
 from busmt.evaluation.protocol import PROBABILITIES
+from busmt.overlay import PREDICTION_COLOUR, TRUTH_COLOUR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,18 +55,22 @@ class Case:
     picture: Path | None = None
 
 
-def choose_cases(table: pd.DataFrame, each: int = 4) -> list[Case]:
+def choose_cases(table: pd.DataFrame, each: int = 4, among: Iterable[str] | None = None) -> list[Case]:
     """The images to show, by rules that leave no choice to the author; an image is shown once.
 
-    Best, median and worst are ranked by Dice (missed lesions are the worst); missed cancers by the
-    probability of malignancy, lowest first; false alarms by marked area; confident errors by confidence.
+    Best and worst are ranked by Dice (missed lesions are the worst), median by distance from the median
+    Dice; missed cancers by the probability of malignancy, lowest first; false alarms by marked area;
+    confident errors by confidence.
 
     Args:
         table: per-image table of an evaluation.
         each: images per kind at most.
+        among: choose among these image_ids only (those that have a picture); the median stays that of all.
     """
+    middle = table.loc[table["lesion_pixels"] > 0, "dice"].median()
+    if among is not None:
+        table = table[table["image_id"].isin(set(among))]
     lesions = table[table["lesion_pixels"] > 0].sort_values(["dice", "image_id"], ascending=[False, True])
-    middle = max(0, (len(lesions) - each) // 2)
     missed = table[(table["label"] == MALIGNANT) & (table["predicted"] != MALIGNANT)]
     alarms = table[(table["label"] == CLASSES[NORMAL]) & (table["predicted_pixels"] > 0)]
     wrong = table[table["label"] != table["predicted"]]
@@ -76,7 +81,7 @@ def choose_cases(table: pd.DataFrame, each: int = 4) -> list[Case]:
         "false_alarms": alarms.sort_values(["predicted_share", "image_id"], ascending=[False, True]),
         "confident_errors": wrong.loc[confidence.sort_values(ascending=False, kind="stable").index],
         "best": lesions,
-        "median": lesions.iloc[middle:],
+        "median": lesions.loc[(lesions["dice"] - middle).abs().sort_values(kind="stable").index],
     }
     taken: set[str] = set()
     chosen: dict[str, list[Case]] = {}
@@ -114,11 +119,16 @@ def write_cases(
     chosen = catalog.select(case.image_id for case in cases)
     pictures = {}
     for sample, prediction in zip(chosen, predict(chosen), strict=True):
-        target = folder / f"{_UNSAFE.sub('_', sample.image_id).strip('_')}.png"
+        target = picture_path(folder, sample.image_id)
         picture = outlined(images.read_colour(sample.image), sample.read_mask(), prediction.mask)
         images.write_png(target, picture)
         pictures[sample.image_id] = target
     return [Case(case.kind, case.image_id, case.caption, pictures[case.image_id]) for case in cases]
+
+
+def picture_path(folder: str | os.PathLike, image_id: str) -> Path:
+    """Where the picture of a case lies; the name holds nothing that a file system could refuse."""
+    return Path(folder) / f"{_UNSAFE.sub('_', image_id).strip('_')}.png"
 
 
 def outlined(image: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray | None) -> np.ndarray:
@@ -126,7 +136,7 @@ def outlined(image: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray 
 
     Args:
         image: (H, W, 3), uint8, RGB.
-        truth, predicted: masks (H, W), bool, or None; truth yellow and solid, prediction blue and dashed.
+        truth, predicted: masks (H, W), bool, or None; truth blue and solid, prediction orange and dashed.
 
     Returns:
         (h, w, 3), uint8, RGB; enlarged or reduced so that its longer side is 720 pixels.
@@ -140,7 +150,7 @@ def outlined(image: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray 
     for mask, colour, dashed in ((truth, TRUTH_COLOUR, False), (predicted, PREDICTION_COLOUR, True)):
         if mask is not None and mask.any():
             for contour in _contours(mask, size):
-                _draw(shown, contour, _rgb(colour), dashed)
+                _draw(shown, contour, colour, dashed)
     return shown
 
 
@@ -151,7 +161,7 @@ def draw_sheet(cases: list[Case]) -> Figure:
     kinds = [kind for kind in CASE_KINDS if any(case.kind == kind for case in cases)]
     columns = max((sum(case.kind == kind for case in cases) for kind in kinds), default=1)
     figure = Figure(figsize=(3.1 * columns, 2.9 * max(1, len(kinds)) + 0.4), layout="constrained")
-    figure.suptitle("truth: yellow, solid     prediction: blue, dashed", fontsize=9)
+    figure.suptitle("truth: blue, solid     prediction: orange, dashed", fontsize=9)
     for row, kind in enumerate(kinds):
         for column, case in enumerate(case for case in cases if case.kind == kind):
             axes = figure.add_subplot(len(kinds), columns, row * columns + column + 1)
@@ -203,7 +213,3 @@ def _draw(image: np.ndarray, contour: np.ndarray, colour: tuple[int, int, int], 
     for start in range(0, len(contour), dash + gap):
         piece = contour[start : start + dash]
         cv2.polylines(image, [piece.reshape(-1, 1, 2)], not dashed, colour, thickness=2, lineType=cv2.LINE_AA)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

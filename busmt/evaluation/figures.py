@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 COLOURS: dict[str, str] = {"normal": "#009E73", "benign": "#0072B2", "malignant": "#D55E00"}
 """One colour per class."""
-TRUTH_COLOUR: str = "#F0E442"
-PREDICTION_COLOUR: str = "#56B4E9"
-"""Outlines on grey tissue: the truth yellow and solid, the prediction blue and dashed."""
-
 _STYLES = {"normal": ":", "benign": "--", "malignant": "-"}
 _GREY = "#5B6470"
 _BAND_RESAMPLES = 400

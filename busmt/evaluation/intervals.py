@@ -58,8 +58,12 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
+    shares: Mapping[str, int] | None = None,
 ) -> dict[str, Estimate]:
     """Percentile bootstrap over groups (Efron and Tibshirani, 1993, chapter 13).
+
+    A share of 0 or 1 looks the same in every resample, as if it were known exactly. The interval of such a
+    share is that of Clopper and Pearson (1934), with groups as trials: 0 of 16 gives 0 to 0.21.
 
     Args:
         statistic: function of weights (B, N); see `Statistic`.
@@ -67,6 +71,7 @@ def bootstrap(
         resamples: number of resamples.
         seed: of the resampling.
         level: coverage of the interval.
+        shares: names of the values that are shares, with the number of groups that each is a share of.
 
     Returns:
         For each name the value on the images as they are, and its interval. Resamples on which a value is
@@ -76,10 +81,13 @@ def bootstrap(
     values = {name: float(value[0]) for name, value in statistic(np.ones((1, len(groups)))).items()}
     drawn = _collect(statistic(weights) for weights in resample(groups, resamples, seed))
     single = len(np.unique(groups)) < 2
-    return {
-        name: Estimate(value, *((np.nan, np.nan) if single else _bounds(drawn[name], level)))
-        for name, value in values.items()
-    }
+    estimates = {}
+    for name, value in values.items():
+        bounds = (np.nan, np.nan) if single else _bounds(drawn[name], level)
+        if not single and value in (0, 1) and name in (shares or {}):
+            bounds = _exact_bounds(value, (shares or {})[name], level)
+        estimates[name] = Estimate(value, *bounds)
+    return estimates
 
 
 def paired_difference(
@@ -185,6 +193,12 @@ def _bounds(values: np.ndarray, level: float) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
+
+
+def _exact_bounds(value: float, trials: int, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval of 0 or of all of the trials."""
+    reach = 1 - ((1 - level) / 2) ** (1 / trials)
+    return (0.0, reach) if value == 0 else (1 - reach, 1.0)
 
 
 def _p_value(gap: float, swapped: np.ndarray) -> float:

@@ -298,6 +298,7 @@ def _normals(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any] |
         normals["group"].to_numpy(),
         resamples,
         seed,
+        shares={"false_positive_rate": int(normals["group"].nunique())},
     )
     counts = {"images": len(normals), "with_false_positive": int(marked.sum())}
     return counts | {name: estimate.to_dict() for name, estimate in estimates.items()}
@@ -320,7 +321,8 @@ def _detection(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]
                     "false_positives_per_image": weighted_mean(false, weights),
                 }
 
-        estimates = bootstrap(statistic, table["group"].to_numpy(), resamples, seed)
+        holders = int(table.loc[table["lesions"] > 0, "group"].nunique())
+        estimates = bootstrap(statistic, table["group"].to_numpy(), resamples, seed, shares={"sensitivity": holders})
         counts = {"lesions": int(lesions.sum()), "found": int(found.sum()), "false_positives": int(false.sum())}
         result[name] = counts | {key: estimate.to_dict() for key, estimate in estimates.items()}
     return result
@@ -330,11 +332,15 @@ def _classification(table: pd.DataFrame, classes: Sequence[str], resamples: int,
     if len(classes) < 2:
         return None
     labels, probabilities = scored_labels(table, classes)
+    owners = table.groupby("label")["group"].nunique()
+    shares = {f"recall_{name}": int(owners[name]) for name in classes} | {"accuracy": int(table["group"].nunique())}
+    shares["specificity_malignant"] = int(table.loc[table["label"] != classification.MALIGNANT, "group"].nunique())
     estimates = bootstrap(
         lambda weights: classification.classification_measures(labels, probabilities, classes, weights),
         table["group"].to_numpy(),
         resamples,
         seed,
+        shares=shares,
     )
     counts = classification.confusion(labels, probabilities.argmax(axis=1), len(classes))[0]
     as_said = pd.crosstab(table["label"], table["predicted"]).reindex(index=classes, columns=CLASSES, fill_value=0)
@@ -422,7 +428,11 @@ def _subgroup(part: pd.DataFrame, classes: Sequence[str], resamples: int, seed: 
     labels, probabilities = scored_labels(part, classes)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     correct = bootstrap(
-        lambda weights: {"accuracy": weighted_mean(right, weights)}, part["group"].to_numpy(), resamples, seed
+        lambda weights: {"accuracy": weighted_mean(right, weights)},
+        part["group"].to_numpy(),
+        resamples,
+        seed,
+        shares={"accuracy": int(part["group"].nunique())},
     )
     return {
         "images": len(part),

@@ -70,6 +70,14 @@ def test_undefined_resamples_are_left_out():
     assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_of_nothing_or_all_is_not_known_exactly(value):
+    """Scipy's exact interval, with groups as trials."""
+    result = bootstrap(mean_of(np.full(32, value)), np.repeat(np.arange(16), 2), shares={"mean": 16})["mean"]
+    exact = stats.binomtest(int(16 * value), 16).proportion_ci(method="exact")
+    assert (result.low, result.high) == pytest.approx((exact.low, exact.high))
+
+
 @given(
     st.lists(st.tuples(st.floats(-5, 5) | st.just(np.nan), st.integers(0, 4)), min_size=1, max_size=12),
 )
