@@ -69,7 +69,8 @@ from busmt.config import Config
 from busmt.training.loop import train
 from busmt.training.prepare import prepare_run
 
-config = Config.preset("tiny", {"data": {"path": sys.argv[1]}, "training": {"epochs": 4, "batch_size": 8, "patience": 4}})
+training = {"epochs": 4, "batch_size": 8, "patience": 4}
+config = Config.preset("tiny", {"data": {"path": sys.argv[1]}, "training": training})
 train(prepare_run(config, sys.argv[2]))
 """
 

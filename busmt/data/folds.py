@@ -49,6 +49,9 @@ def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
     else:
         table["part"] = _parts(catalog, folds, config)
     check_folds(table)
+    absent = [part for part in PARTS if part not in set(table["part"])]
+    if absent:
+        raise DataError(f"{config.file or 'folds'}: no image in the part {absent[0]}")
     return table
 
 
@@ -56,10 +59,11 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
     """Read a folds file.
 
     Raises:
-        DataError: missing, not a table, a column is missing, or a group is split.
+        DataError: missing, not a table, a column is missing, an image occurs twice, a fold is no whole
+            number, or a group is split.
     """
     try:
-        table = pd.read_csv(path, dtype={"image_id": str, "group": str, "label": str})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)  # an image may be called "NA" or "001"
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -69,6 +73,13 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
             raise DataError(f"{path}: the column {column} is missing; needed: {', '.join(COLUMNS)}")
     if not set(table["part"]) <= set(PARTS):
         raise DataError(f"{path}: the column part holds something else than {', '.join(PARTS)}")
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if len(twice):
+        raise DataError(f"{path}: the image_id {twice.iloc[0]!r} occurs twice")
+    wrong = table[~table["fold"].str.fullmatch(r"-?\d{1,9}")]
+    if len(wrong):
+        raise DataError(f"{path}: image {wrong['image_id'].iloc[0]}: no whole number in the column fold")
+    table["fold"] = table["fold"].astype(np.int64)
     check_folds(table, str(path))
     return table
 
@@ -106,8 +117,9 @@ def _stratify(catalog: Catalog, count: int, seed: int, what: str) -> np.ndarray:
 
 def _official(catalog: Catalog) -> np.ndarray:
     folds = pd.to_numeric(catalog.table["fold"], errors="coerce")
-    if folds.isna().any():
-        name = catalog.table["image_id"][folds.isna()].iloc[0]
+    wrong = (folds % 1 != 0).to_numpy()  # true for NaN and infinity as well
+    if wrong.any():
+        name = catalog.table["image_id"][wrong].iloc[0]
         raise DataError(f"image {name}: no valid number in the column fold")
     return folds.to_numpy(np.int64)
 
