@@ -50,7 +50,7 @@ class DataConfig:
 
     path: str | None = option(None, "BUSI or BUS-BRA folder, or a catalog CSV; none: synthetic phantoms")
     cohort: str = option("auto", "how to read the path", choices=("auto", "busi", "bus-bra", "csv"))
-    phantoms_per_class: int = option(80, "phantoms made per class where no path is given", low=10, high=100000)
+    phantoms_per_class: int = option(150, "phantoms made per class where no path is given", low=10, high=100000)
     phantom_seed: int = option(0, "seed of the phantoms", low=0)
 
 
@@ -99,14 +99,14 @@ class AugmentConfig:
 
     enabled: bool = option(True, "augment training images")
     flip: bool = option(True, "mirror left and right with probability 0.5")
-    rotation: float = option(12.0, "largest rotation, degrees", low=0.0, high=180.0)
-    scale: float = option(0.2, "largest relative change of size", low=0.0, high=0.9)
-    stretch: float = option(0.1, "largest relative change of the aspect ratio", low=0.0, high=0.5)
-    shift: float = option(0.12, "largest shift, as a share of the side", low=0.0, high=0.5)
-    gamma: float = option(0.35, "largest |ln gamma| of the grey-level curve", low=0.0, high=2.0)
-    contrast: float = option(0.2, "largest relative change of contrast", low=0.0, high=0.9)
+    rotation: float = option(20.0, "largest rotation, degrees", low=0.0, high=180.0)
+    scale: float = option(0.35, "largest relative change of size", low=0.0, high=0.9)
+    stretch: float = option(0.2, "largest relative change of the aspect ratio", low=0.0, high=0.5)
+    shift: float = option(0.15, "largest shift, as a share of the side", low=0.0, high=0.5)
+    gamma: float = option(0.5, "largest |ln gamma| of the grey-level curve", low=0.0, high=2.0)
+    contrast: float = option(0.3, "largest relative change of contrast", low=0.0, high=0.9)
     brightness: float = option(0.1, "largest shift of the grey level, of a range of 1", low=0.0, high=0.9)
-    noise: float = option(0.06, "largest standard deviation of multiplicative, speckle-like noise", low=0.0, high=1.0)
+    noise: float = option(0.12, "largest standard deviation of multiplicative, speckle-like noise", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class LossConfig:
     """Losses of the two tasks and their balance."""
 
     mask: str = option("dice_bce", "mask loss", choices=("dice_bce", "focal_tversky"))
-    label_smoothing: float = option(0.05, "label smoothing of the class loss", low=0.0, high=0.5)
+    label_smoothing: float = option(0.1, "label smoothing of the class loss", low=0.0, high=0.5)
     mask_weight: float = option(1.0, "weight of the mask loss", low=0.0)
     label_weight: float = option(0.5, "weight of the class loss", low=0.0)
     task_balance: str = option(
@@ -146,7 +146,7 @@ class TrainingConfig:
     epochs: int = option(60, "largest number of epochs", low=1, high=100000)
     batch_size: int = option(16, "images per step", low=1, high=4096)
     learning_rate: float = option(1e-3, "peak learning rate of AdamW", low=1e-8, high=10.0)
-    weight_decay: float = option(1e-4, "decoupled weight decay", low=0.0, high=10.0)
+    weight_decay: float = option(0.02, "decoupled weight decay", low=0.0, high=10.0)
     warmup_epochs: float = option(2.0, "linear warm-up, epochs", low=0.0)
     clip_norm: float = option(5.0, "largest global gradient norm; 0: no limit", low=0.0)
     ema: float = option(0.98, "decay of the weight average that is evaluated and kept; 0: none", low=0.0, high=0.99999)
@@ -245,10 +245,11 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 _PRESET_OVERRIDES: dict[str, dict[str, Any]] = {
     "tiny": {
         "network": {"input_size": 64, "width": 8, "depth": 3, "dropout": 0.1},
-        "training": {"epochs": 25, "batch_size": 16, "learning_rate": 3e-3, "ema": 0.95},
+        "training": {"epochs": 36, "batch_size": 16, "learning_rate": 4e-3, "ema": 0.97},
     },
     "small": {
-        "network": {"encoder": "efficientnet_lite0", "input_size": 160, "decoder_width": 24},
+        "network": {"encoder": "efficientnet_lite0", "input_size": 160, "decoder_width": 24, "dropout": 0.3},
+        "training": {"epochs": 40},
     },
     "base": {
         "network": {"input_size": 256, "width": 32, "depth": 4},
