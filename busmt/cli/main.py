@@ -13,6 +13,7 @@ from busmt.errors import BusmtError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("busmt.cli.train", "Train a model on phantoms, BUSI, BUS-BRA or a CSV."),
     "evaluate": ("busmt.cli.evaluate", "Score a trained model on its test fold."),
+    "report": ("busmt.cli.report", "Write the report and the model card of evaluated runs."),
     "compare": ("busmt.cli.compare", "Compare evaluated runs on the same images."),
     "predict": ("busmt.cli.predict", "Segment and classify images."),
     "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),

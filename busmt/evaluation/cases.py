@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ CASE_KINDS: dict[str, str] = {
 }
 """Kind of case to its heading, in the order in which they are shown."""
 _SHOWN_SIDE = 720  # longer side of a case picture, pixels
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_SAFE = " ()+,=@"
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def write_cases(
 
 
 def picture_path(folder: str | os.PathLike, image_id: str) -> Path:
-    """Where the picture of a case lies; the name holds nothing that a file system could refuse."""
-    return Path(folder) / f"{_UNSAFE.sub('_', image_id).strip('_')}.png"
+    """Where the picture of a case lies: another file for every image_id, with a name that any system accepts."""
+    return Path(folder) / f"{quote(image_id, safe=_SAFE)}.png"
 
 
 def outlined(image: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray | None) -> np.ndarray:

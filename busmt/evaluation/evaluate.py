@@ -111,6 +111,11 @@ def cohort_name(catalog: Catalog) -> str:
     return "".join(letter if letter.isalnum() or letter in "-+._" else "_" for letter in names)
 
 
+def home_cohort(run: Run) -> str:
+    """What a run was trained on. Phantoms are laid out as BUSI on disk and must not be taken for it."""
+    return "phantoms" if run.config.data.path is None else cohort_name(run.catalog())
+
+
 def provenance(
     run: Run, catalog: Catalog, part: str, external: Catalog | None, model: str | os.PathLike | None = None
 ) -> dict[str, Any]:
@@ -125,8 +130,8 @@ def provenance(
         "model": Path(model or run.model_path).name,
         "model_sha256": model_hash(model or run.model_path),
         "part": part,
-        "cohort": cohort_name(catalog),
-        "trained_on": cohort_name(run.catalog()),
+        "cohort": home_cohort(run) if external is None else cohort_name(external),
+        "trained_on": home_cohort(run),
         "data_fingerprint": catalog.fingerprint(),
         "fold": config.folds.fold,
         "folds": config.folds.count,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from busmt.config import CLASSES
 from busmt.data.images import write_atomically
@@ -72,7 +73,7 @@ def draw_dice(evaluation: Evaluation) -> Figure:
     for place, (_, part, colour) in enumerate(groups):
         values = part["dice"].to_numpy()
         jitter = place + generator.uniform(-0.28, 0.28, len(values))
-        axes.scatter(jitter, values, s=7, color=colour, alpha=0.35, linewidths=0)
+        axes.scatter(jitter, values, s=7, color=colour, alpha=0.35, linewidths=0, rasterized=True)
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
         axes.plot([place - 0.33, place + 0.33], [middle, middle], color="black", linewidth=2)
         axes.plot([place, place], [low, high], color="black", linewidth=2)
@@ -196,6 +197,29 @@ def draw_referral(evaluation: Evaluation) -> Figure:
     axes.set(xlabel="share of cases referred to a person", ylabel="malignant cases found or referred")
     axes.set(xlim=(-0.01, 1.01), ylim=(min(0.8, float(found.min()) - 0.02), 1.005), title="Referral")
     axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_history(history: pd.DataFrame) -> Figure:
+    """Training loss and the validation scores after each epoch, with the epoch that was kept."""
+    figure, axes = _figure(width=7.0, height=3.2)
+    epochs = history["epoch"].to_numpy() + 1
+    scores = {"val_dice": "Dice", "val_balanced_accuracy": "balanced accuracy", "val_auroc": "AUROC"}
+    colours = zip(scores.items(), ("#0072B2", "#D55E00", "#009E73"), ("-", "--", ":"), strict=True)
+    for (column, name), colour, style in colours:
+        if column in history and history[column].notna().any():
+            axes.plot(epochs, history[column], color=colour, linestyle=style, label=f"validation {name}")
+    if "val_score" in history:
+        best = int(history["val_score"].to_numpy().argmax())
+        axes.axvline(epochs[best], color=_GREY, linewidth=0.8, label=f"kept: epoch {epochs[best]}")
+    axes.set(xlabel="epoch", ylim=(0, 1), title="Training")
+    axes.grid(alpha=0.3)
+    if "loss" in history:
+        losses = axes.twinx()
+        losses.plot(epochs, history["loss"], color="black", alpha=0.4, label="training loss")
+        losses.set_ylabel("training loss")
+        losses.spines["top"].set_visible(False)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 

@@ -107,7 +107,12 @@ class FakePredictor:
 def make_run(folder, catalog, fold=0, seed=0):
     """A finished run folder of two folds, with a file in the network's place."""
     config = Config.preset(
-        "tiny", {"folds": {"count": 2, "fold": fold, "validation_share": 0.5}, "training": {"seed": seed}}
+        "tiny",
+        {
+            "data": {"path": "discs"},
+            "folds": {"count": 2, "fold": fold, "validation_share": 0.5},
+            "training": {"seed": seed},
+        },
     )
     folder.mkdir(parents=True)
     config.to_yaml(folder / "config.yaml")
