@@ -35,7 +35,8 @@ def write_caption(picture: np.ndarray, text: str) -> np.ndarray:
     """Put a line of text on a black strip above the picture, (H + h, W, 3), uint8, RGB."""
     height, width = picture.shape[:2]
     scale = max(0.4, width / 800)
-    (text_width, text_height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    (_, text_height), baseline = cv2.getTextSize("Ag", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     scale *= min(1.0, (width - 8) / max(text_width, 1))
     strip = np.zeros((text_height + baseline + 8, width, 3), np.uint8)
     place = (4, text_height + 4)
