@@ -37,7 +37,8 @@ def training_dataset(
     """All epochs from `first_epoch` on, one after the other, `steps_per_epoch` batches each.
 
     What comes at a position is a pure function of (catalog, seed, epoch, position): the number of
-    threads and the epoch that one starts with do not change it.
+    threads and the epoch that one starts with do not change it. The cache does so in the last bit of
+    grey levels alone, because it puts another graph around the same decoder.
 
     Args:
         catalog: the training part only.
