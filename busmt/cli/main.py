@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("busmt.cli.report", "Write the report and the model card of evaluated runs."),
     "compare": ("busmt.cli.compare", "Compare evaluated runs on the same images."),
     "predict": ("busmt.cli.predict", "Segment and classify images."),
+    "explain": ("busmt.cli.explain", "Show where the network looked."),
     "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),

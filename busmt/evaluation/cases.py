@@ -188,9 +188,9 @@ def _caption(row: pd.Series) -> str:
     if row["lesion_pixels"] > 0:
         parts.append(f"Dice {row['dice']:.2f}" if row["predicted_pixels"] else "lesion missed")
     elif row["predicted_pixels"]:
-        parts.append(f"{100 * row['predicted_share']:.1f} % marked")
+        parts.append(f"{100 * row['predicted_share']:.1f}\N{NO-BREAK SPACE}% marked")
     confidence = row[f"p_{row['predicted']}"]
-    parts.append(f"{row['label']}, called {row['predicted']} ({100 * confidence:.0f} %)")
+    parts.append(f"{row['label']}, called {row['predicted']} ({100 * confidence:.0f}\N{NO-BREAK SPACE}%)")
     return "; ".join(parts)
 
 

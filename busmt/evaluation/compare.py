@@ -125,7 +125,7 @@ def compare(
         "interval": {"method": "paired percentile bootstrap", "unit": "group", "level": LEVEL, "resamples": resamples},
         "test": {"method": "permutation, systems swapped by group", "permutations": resamples, "corrected": False},
         "comparisons": comparisons,
-        "folds": {system.name: _by_fold(system, classes) for system in systems},
+        "folds": {system.name: fold_by_fold(system, classes) for system in systems},
     }
 
 
@@ -188,7 +188,8 @@ def _aligned(systems: Sequence[System], common: bool) -> tuple[list[pd.DataFrame
     return tables, len(every) - len(shared)
 
 
-def _by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:
+def fold_by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:
+    """Dice and balanced accuracy of each fold, with their mean and standard deviation (NaN for one fold)."""
     values: dict[str, list[float]] = {"dice": [], "balanced_accuracy": []}
     for fold in system.folds:
         values["dice"].append(float(fold.loc[fold["lesion_pixels"] > 0, "dice"].mean()))

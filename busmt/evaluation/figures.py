@@ -202,7 +202,7 @@ def draw_referral(evaluation: Evaluation) -> Figure:
 
 def draw_history(history: pd.DataFrame) -> Figure:
     """Training loss and the validation scores after each epoch, with the epoch that was kept."""
-    figure, axes = _figure(width=7.0, height=3.2)
+    figure, axes = _figure(width=7.0, height=3.5)
     epochs = history["epoch"].to_numpy() + 1
     scores = {"val_dice": "Dice", "val_balanced_accuracy": "balanced accuracy", "val_auroc": "AUROC"}
     colours = zip(scores.items(), ("#0072B2", "#D55E00", "#009E73"), ("-", "--", ":"), strict=True)
@@ -219,7 +219,7 @@ def draw_history(history: pd.DataFrame) -> Figure:
         losses.plot(epochs, history["loss"], color="black", alpha=0.4, label="training loss")
         losses.set_ylabel("training loss")
         losses.spines["top"].set_visible(False)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

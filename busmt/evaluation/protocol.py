@@ -399,7 +399,7 @@ def _subgroups(table: pd.DataFrame, classes: Sequence[str], resamples: int, seed
     result: dict[str, Any] = {}
     for column in subgroup_columns(table):
         result[column] = {}
-        for value, part in table.groupby(column, observed=True):
+        for value, part in sorted(table.groupby(column, observed=True), key=lambda pair: _place(pair[0])):
             if value != "":
                 result[column][str(value)] = _subgroup(part, classes, resamples, seed)
     return result
@@ -416,6 +416,13 @@ def subgroup_columns(table: pd.DataFrame) -> list[str]:
         if 2 <= table[name].nunique() <= _SUBGROUP_LIMIT:
             chosen.append(name)
     return [name for name in chosen if name != "cohort" or table[name].nunique() > 1]
+
+
+def _place(value: Any) -> tuple[int, Any]:
+    """Order of subgroups: classes and sizes as they are defined, numbers by size, names by the alphabet."""
+    if value in (*CLASSES, *SIZES):
+        return 0, (*CLASSES, *SIZES).index(value)
+    return (2, value) if isinstance(value, str) else (1, value)
 
 
 def _first_metadata(table: pd.DataFrame) -> int:

@@ -18,6 +18,7 @@ from busmt.data.images import write_atomically
 from busmt.errors import DataError
 from busmt.evaluation import narrative
 from busmt.evaluation.cases import CASE_KINDS, Case, choose_cases, picture_path
+from busmt.evaluation.compare import System, fold_by_fold, system_of
 from busmt.evaluation.evaluate import CASES_FOLDER
 from busmt.evaluation.figures import draw_history, figures_of, render
 from busmt.evaluation.headline import TASKS, headline, interval, number
@@ -92,6 +93,7 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike | None = None) -> P
 def render_report(runs: Sequence[Run]) -> str:
     """The report as HTML; see `write_report`."""
     home, externals = read_home(runs), read_externals(runs[0])
+    single = [read_home([run]).evaluation for run in runs]
     facts = [narrative.run_facts(run) for run in runs]
     name = runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more folds"
     history = runs[0].history()
@@ -114,6 +116,7 @@ def render_report(runs: Sequence[Run]) -> str:
             for external in externals
         ],
         history=_svg(draw_history(history)) if len(history) else None,
+        folds=_fold_rows(system_of(name, single), home.evaluation.classes) if len(runs) > 1 else [],
         facts=_fact_rows(facts, home.metrics),
         commands=_commands(runs, facts, externals),
     )
@@ -249,6 +252,19 @@ def _case(case: Case, picture: Path) -> dict[str, str]:
     with Image.open(picture) as image:
         image.convert("RGB").save(buffer, format="JPEG", quality=85)
     return {"image_id": case.image_id, "caption": case.caption, "image": _data_uri(buffer.getvalue(), "image/jpeg")}
+
+
+def _fold_rows(system: System, classes: Sequence[str]) -> list[dict[str, Any]]:
+    names = {"dice": "Dice", "balanced_accuracy": "Balanced accuracy"}
+    return [
+        {
+            "name": names[key],
+            "mean": number(values["mean"]),
+            "sd": number(values["sd"]),
+            "folds": [number(value) for value in values["folds"]],
+        }
+        for key, values in fold_by_fold(system, classes).items()
+    ]
 
 
 def _fact_rows(facts: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

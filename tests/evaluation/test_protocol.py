@@ -85,7 +85,8 @@ def test_exported_models_have_no_raw_outputs(cohort):
 def test_subgroups(evaluation):
     groups = evaluation.metrics["subgroups"]
     assert set(groups) == {"label", "lesion_size", "device"}
-    assert set(groups["lesion_size"]) == set(protocol.SIZES)
+    assert list(groups["lesion_size"]) == list(protocol.SIZES)
+    assert list(groups["label"]) == list(CLASSES)
     assert sum(part["images"] for part in groups["device"].values()) == 24
     sizes = evaluation.per_image[evaluation.per_image["label"] != "normal"].groupby("lesion_size")["lesion_share"]
     assert sizes.max()["small"] < sizes.min()["medium"]
