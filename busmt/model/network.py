@@ -14,6 +14,7 @@ from busmt.config import (
     MASK_OUTPUT,
     NetworkConfig,
 )
+from busmt.errors import DataError
 from busmt.model import pretrained
 from busmt.model.attention import AttentionGate
 from busmt.model.encoders import convolve_twice, efficientnet_lite0, unet_encoder
@@ -38,7 +39,7 @@ def build_network(config: NetworkConfig) -> keras.Model:
             `pretrained` needs the package named in `busmt.model.pretrained`; see `available_encoder`.
 
     Raises:
-        DataError: the weight file is damaged.
+        DataError: the weight file is damaged, or its package is not installed.
     """
     image = keras.Input((config.input_size, config.input_size, 1), name=IMAGE_INPUT)
     skips = _encode(image, config)
@@ -83,8 +84,15 @@ def available_encoder(config: NetworkConfig) -> str:
 def _encode(image, config: NetworkConfig) -> list:
     if config.encoder == "unet":
         return unet_encoder(image, config.width, config.depth)
-    path = pretrained.weights_path() if config.pretrained else None
-    return efficientnet_lite0(image, pretrained.read_legacy_torch(path) if path else None)
+    if not config.pretrained:
+        return efficientnet_lite0(image)
+    path = pretrained.weights_path()
+    if path is None:
+        raise DataError(
+            f"{config.encoder}: its ImageNet weights are not installed ({pretrained.EXTRA}); "
+            "set network.pretrained: false to start without them"
+        )
+    return efficientnet_lite0(image, pretrained.read_legacy_torch(path))
 
 
 def _decode(skips: list, bottleneck, config: NetworkConfig) -> list:

