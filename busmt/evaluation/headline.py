@@ -134,7 +134,10 @@ def _classification(block: Mapping[str, Any] | None) -> list[Line]:
     if not block:
         return []
     measures = block["measures"]
-    return [_line(TASKS[2], key, name, measures[key]) for key, name in _CLASSIFICATION.items() if key in measures]
+    shown = [key for key in _CLASSIFICATION if key in measures]
+    if len(block["confusion"]) == 2 and "auroc_malignant" in shown:
+        shown.remove("auroc_macro")  # with two classes it is the same
+    return [_line(TASKS[2], key, _CLASSIFICATION[key], measures[key]) for key in shown]
 
 
 def _calibration(block: Mapping[str, Any] | None) -> list[Line]:
