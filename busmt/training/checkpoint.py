@@ -1,14 +1,17 @@
 """Checkpoints: every variable and the bookkeeping of a run in one npz file, without pickle.
 
-A zip member's CRC is verified when it is read, so that a damaged file is noticed; files are written
-under a temporary name and renamed.
+The CRC of every zip member is verified before anything is read, so that a damaged file is noticed; files are
+written under a temporary name and renamed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from busmt.data.images import write_atomically
 from busmt.errors import RunError
 
 _META = "meta"
+_DAMAGE = (
+    OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, ArithmeticError, MemoryError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+)  # fmt: skip
+"""What reading a damaged zip is known to raise."""
 
 
 def write_checkpoint(path: Path, variables: dict[str, list], meta: dict[str, Any]) -> None:
@@ -42,10 +50,14 @@ def read_checkpoint(path: Path, variables: dict[str, list]) -> dict[str, Any]:
         RunError: the file is missing, damaged, or of another network.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         meta = json.loads(arrays.pop(_META).tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise RunError(f"{path}: damaged or unreadable checkpoint ({error})") from error
     targets = {
         f"{group}/{index:04d}": variable
