@@ -67,6 +67,16 @@ class CurationConfig:
     contradictions: str = option(
         "remove", "one lesion filed under two classes: remove all its samples, or keep them", choices=("remove", "keep")
     )
+    unusable: str = option(
+        "remove",
+        "images that are no B-mode scan, and masks that are missing, empty, inverted or of a wrong size",
+        choices=("remove", "keep"),
+    )
+    drop_flags: str | None = option(
+        None,
+        "flags whose samples are removed too, comma-separated: axilla, marks, multifocal, small, mask-text, "
+        "masks-disagree",
+    )
     curated: str | None = option(
         None, "name list (CSV of class;id or image_id) of the samples to use, or a built-in list's name"
     )

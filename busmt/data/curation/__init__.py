@@ -7,7 +7,8 @@ curation.catalog      # the kept samples; `group` unites what shows the same les
 curation.decisions    # one row per sample, with the reason in plain words
 """
 
+from busmt.data.curation.cache import default_cache_dir
 from busmt.data.curation.decide import Curation, curate
-from busmt.data.curation.names import NameList, read_name_list
+from busmt.data.curation.names import NameList, built_in_lists, read_name_list
 
-__all__ = ["Curation", "NameList", "curate", "read_name_list"]
+__all__ = ["Curation", "NameList", "built_in_lists", "curate", "default_cache_dir", "read_name_list"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,21 @@ import pandas as pd
 
 from busmt.config import CurationConfig
 from busmt.data.catalog import Catalog
-from busmt.data.curation.duplicates import Pair, find_pairs
+from busmt.data.curation import rules
+from busmt.data.curation.alignment import Pair
+from busmt.data.curation.cache import Cache
+from busmt.data.curation.clusters import Judge
 from busmt.data.curation.fingerprints import Fingerprint, fingerprints
-from busmt.data.curation.groups import components, merged_groups
+from busmt.data.curation.groups import merged_groups
 from busmt.data.curation.names import read_name_list
-from busmt.errors import DataError
+from busmt.data.curation.overrides import Override, read_overrides
+from busmt.data.curation.pairs import find_pairs
+from busmt.data.curation.verdicts import REMOVED, Verdicts
+from busmt.errors import ConfigError, DataError
 
-KEPT, REMOVED, FLAGGED = "kept", "removed", "flagged"
-DECISION_COLUMNS = ("image_id", "label", "decision", "rule", "reason", "evidence", "similarity", "group")
-PAIR_COLUMNS = ("first", "second", "kind", "similarity", "mask_iou", "first_label", "second_label")
+PAIR_COLUMNS = (
+    "first", "second", "kind", "similarity", "agreement", "mirrored", "mask_iou", "first_label", "second_label",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,9 @@ class Curation:
         catalog: the kept samples; `group` unites everything that shows the same lesion or patient.
         decisions: one row per input sample, in input order: image_id, label, decision ("kept", "removed" or
             "flagged", which is kept too), rule, reason, evidence (the other image's id), similarity (to that
-            image, 1 for the same picture), group.
-        pairs: images of one lesion: first, second (ids), kind, similarity, mask_iou, and both labels.
+            image, 1 for the same picture), group, boxes (of burnt-in marks: "kind left top width height|...").
+        pairs: images of one lesion: first, second (ids), kind ("exact", "near-duplicate", "frame"),
+            similarity, agreement, mirrored, mask_iou (NaN where both masks are empty), and both labels.
         notes: remarks on the whole cohort, for people.
     """
 
@@ -50,137 +58,122 @@ def curate(
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curation:
-    """Find what shows the same lesion, drop contradictions and worse copies, and give the reason for each.
+    """Find what shows the same lesion, drop contradictions, unusable samples and worse copies, and say why.
 
-    Deterministic: the same files, names and configuration give the same result on any machine.
+    Deterministic: the same files, names and configuration give the same result.
 
     Args:
         catalog: the cohort; its groups are never split, only merged.
         config: the policy.
-        overrides: CSV of a person's decisions, which win.
-        cache_dir: folder for fingerprints of known files; none: nothing is cached.
+        overrides: CSV of a person's decisions (image_id, action, group, note), which win.
+        cache_dir: folder that keeps fingerprints of unchanged files; none: nothing is cached.
         progress: called with (images done, images in all).
 
     Raises:
-        DataError: an image cannot be decoded, a list names none of the samples, or nothing would be left.
+        ConfigError: `config.drop_flags` names an unknown flag.
+        DataError: a list names none of the samples, the overrides are not valid, or nothing would be left.
     """
-    prints = fingerprints(catalog.table["image"].tolist(), progress)
-    pairs = find_pairs(prints)
-    links = [(pair.first, pair.second) for pair in pairs]
-    verdicts = _Verdicts(catalog, merged_groups(catalog.table["group"].tolist(), links))
-    notes: tuple[str, ...] = ()
-    if config.curated:
-        notes = _apply_list(catalog, verdicts, config.curated)
-    else:
-        clusters = [members for members in components(len(catalog), links) if len(members) > 1]
-        for members in clusters:
-            _judge_cluster(members, catalog, prints, pairs, config, verdicts)
-    decisions = verdicts.table()
-    kept = np.flatnonzero(decisions["decision"] != REMOVED)
-    if not len(kept):
-        raise DataError(f"{catalog.ids[0]} and all other samples were removed; nothing is left to use")
-    table = catalog.table.assign(group=decisions["group"].to_numpy())
-    return Curation(Catalog(table.iloc[kept]), decisions, _pair_table(catalog, pairs), notes)
+    drop = _flags_to_drop(config)
+    samples = list(catalog)
+    with ExitStack() as stack:
+        cache = stack.enter_context(Cache(cache_dir)) if cache_dir else None
+        prints = fingerprints(samples, cache, _half(progress, 0))
+        pairs = find_pairs(samples, prints, cache, _half(progress, 1))
+    decided = read_overrides(overrides, set(catalog.ids)) if overrides else {}
+    groups, pairs_used = _regrouped(catalog, pairs, decided)
+    verdicts = Verdicts(catalog, groups, [rules.boxes(item) for item in prints])
+    usable = _judge_samples(catalog, prints, config, verdicts)
+    Judge(catalog, prints, pairs_used, config, verdicts).run(usable)
+    verdicts.drop(drop)
+    notes = _apply_list(catalog, verdicts, config.curated) if config.curated else ()
+    verdicts.apply_overrides(decided)
+    return _result(catalog, prints, pairs, verdicts, notes)
 
 
-class _Verdicts:
-    """The decision on each sample; the first rule that removes a sample is the one that is told."""
-
-    def __init__(self, catalog: Catalog, groups: list[str]):
-        self.rows = [
-            {"image_id": name, "label": label, "decision": KEPT, "rule": "", "reason": "", "evidence": "",
-             "similarity": np.nan, "group": group}
-            for name, label, group in zip(catalog.ids, catalog.table["label"], groups, strict=True)
-        ]  # fmt: skip
-
-    def remove(self, position: int, rule: str, reason: str, evidence: str = "", similarity: float = np.nan) -> None:
-        row = self.rows[position]
-        if row["decision"] != REMOVED:
-            row |= {"decision": REMOVED, "rule": rule, "reason": reason, "evidence": evidence, "similarity": similarity}
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows, columns=list(DECISION_COLUMNS))
-
-
-def _judge_cluster(
-    members: list[int],
-    catalog: Catalog,
-    prints: list[Fingerprint],
-    pairs: list[Pair],
-    config: CurationConfig,
-    verdicts: _Verdicts,
-) -> None:
-    """Contradictory clusters go whole; of the others the best copy stays."""
-    ids, labels = catalog.ids, catalog.table["label"].tolist()
-    found = sorted({labels[position] for position in members})
-    if len(found) > 1 and config.contradictions == "remove":
-        for position in members:
-            other, similarity = _nearest_rival(position, labels, pairs)
-            reason = f"shows the same lesion as {ids[other]}, which is filed as {labels[other]}"
-            verdicts.remove(position, "contradiction", reason, ids[other], similarity)
-    elif config.duplicates == "best":
-        best = max(members, key=lambda position: (prints[position].size[0] * prints[position].size[1], -position))
-        for position in members:
-            if position != best:
-                similarity = _similarity(position, best, pairs)
-                verdicts.remove(position, "duplicate", f"duplicate of {ids[best]}", ids[best], similarity)
+def _judge_samples(
+    catalog: Catalog, prints: list[Fingerprint], config: CurationConfig, verdicts: Verdicts
+) -> list[bool]:
+    """Faults and flags of single samples; tells which samples are usable."""
+    usable = []
+    cohorts = catalog.table["cohort"]
+    for position, (name, label, cohort) in enumerate(zip(catalog.ids, catalog.table["label"], cohorts, strict=True)):
+        found = rules.faults(prints[position], label)
+        usable.append(not found)
+        for rule, reason in found:
+            if config.unusable == "remove":
+                verdicts.remove(position, rule, reason)
+            else:
+                verdicts.flag(position, rule, reason)
+        for rule, reason in rules.flags(prints[position], name, cohort, label):
+            verdicts.flag(position, rule, reason)
+    return usable
 
 
-def _nearest_rival(position: int, labels: list[str], pairs: list[Pair]) -> tuple[int, float]:
-    """The most similar partner under another class; without a direct one, a partner's partner."""
-    seen, frontier = {position}, [position]
-    while frontier:
-        near = sorted(
-            ((pair.similarity, pair.first + pair.second - start) for start in frontier for pair in pairs
-             if start in (pair.first, pair.second)),
-            key=lambda entry: (-entry[0], entry[1]),
-        )  # fmt: skip
-        for similarity, other in near:
-            if labels[other] != labels[position]:
-                return other, similarity if frontier == [position] else float("nan")
-        frontier = [other for _, other in near if other not in seen]
-        seen.update(frontier)
-    raise ValueError(f"no partner of {position} has another class")
+def _regrouped(catalog: Catalog, pairs: list[Pair], decided: dict[str, Override]) -> tuple[list[str], list[Pair]]:
+    """Group of every sample, and the pairs that a person's regrouping leaves standing."""
+    ids = catalog.ids
+    moved = {name: entry.group for name, entry in decided.items() if entry.action == "regroup"}
+    groups = [moved.get(name, group) for name, group in zip(ids, catalog.table["group"], strict=True)]
+    standing = [
+        pair
+        for pair in pairs
+        if groups[pair.first] == groups[pair.second] or not {ids[pair.first], ids[pair.second]} & set(moved)
+    ]
+    return merged_groups(groups, [(pair.first, pair.second) for pair in standing]), standing
 
 
-def _similarity(first: int, second: int, pairs: list[Pair]) -> float:
-    wanted = (min(first, second), max(first, second))
-    return next((pair.similarity for pair in pairs if (pair.first, pair.second) == wanted), float("nan"))
-
-
-def _apply_list(catalog: Catalog, verdicts: _Verdicts, source: str) -> tuple[str, ...]:
-    """Only what the list names is used, whatever the other rules say."""
+def _apply_list(catalog: Catalog, verdicts: Verdicts, source: str) -> tuple[str, ...]:
+    """Only what the list names is used, and all of it, whatever the other rules say."""
     listed = set(read_name_list(source).ids)
     present = listed & set(catalog.ids)
     if not present:
         raise DataError(f"{source}: names none of the {len(catalog)} samples, such as {catalog.ids[0]}")
     for position, name in enumerate(catalog.ids):
-        if name not in listed:
-            verdicts.remove(position, "not listed", f"not in the list {source}")
+        if name in listed:
+            verdicts.restore(position, "listed, though ")
+        else:
+            verdicts.overrule(position, "not-listed", f"not in the list {source}")
     absent = sorted(listed - present)
     if absent:
         return (f"{source}: {len(absent)} of its {len(listed)} names are not in the cohort, such as {absent[0]}",)
     return ()
 
 
+def _result(
+    catalog: Catalog, prints: list[Fingerprint], pairs: list[Pair], verdicts: Verdicts, notes: tuple[str, ...]
+) -> Curation:
+    decisions = verdicts.table()
+    kept = np.flatnonzero(decisions["decision"] != REMOVED)
+    for position in kept:
+        if prints[position].fault:
+            raise DataError(f"{prints[position].fault}; {catalog.ids[position]} cannot be kept")
+    if not len(kept):
+        first = decisions.iloc[0]
+        raise DataError(f"nothing is left: {first['image_id']} was removed ({first['reason']}), and so were all others")
+    table = catalog.table.assign(group=decisions["group"].to_numpy())
+    return Curation(Catalog(table.iloc[kept]), decisions, _pair_table(catalog, pairs), notes)
+
+
 def _pair_table(catalog: Catalog, pairs: list[Pair]) -> pd.DataFrame:
     ids, labels = catalog.ids, catalog.table["label"].tolist()
-    samples = list(catalog)
-    rows = []
-    for pair in pairs:
-        iou = _mask_iou(samples[pair.first], samples[pair.second])
-        rows.append((ids[pair.first], ids[pair.second], pair.kind, pair.similarity, iou, labels[pair.first],
-                     labels[pair.second]))  # fmt: skip
+    rows = [
+        (ids[pair.first], ids[pair.second], pair.kind, pair.similarity, pair.agreement, pair.mirrored, pair.mask_iou,
+         labels[pair.first], labels[pair.second])
+        for pair in pairs
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
 
 
-def _mask_iou(first, second) -> float:
-    """IoU of the two lesion masks on the first one's grid; NaN where both are empty."""
-    import cv2
+def _flags_to_drop(config: CurationConfig) -> list[str]:
+    drop = [name.strip() for name in (config.drop_flags or "").split(",") if name.strip()]
+    for name in drop:
+        if name not in rules.FLAGS:
+            raise ConfigError(f"curation.drop_flags: unknown flag {name!r}; known: {', '.join(rules.FLAGS)}")
+    return drop
 
-    one, other = first.read_mask(), second.read_mask()
-    if other.shape != one.shape:
-        scaled = cv2.resize(other.astype(np.uint8), one.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        other = scaled.astype(bool)
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else float("nan")
+
+def _half(progress: Callable[[int, int], None] | None, which: int) -> Callable[[int, int], None] | None:
+    """Progress of reading (0) or comparing (1): each counts as half of the work."""
+    if progress is None:
+        return None
+    return lambda done, total: progress((which * total + done) // 2, total)

@@ -19,7 +19,8 @@ def scan(seed: int, size: tuple[int, int] = (120, 150)) -> np.ndarray:
     """A smooth random scene with speckle, unlike that of any other seed."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.uniform(20, 220, (7, 9)).astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(coarse * rng.rayleigh(0.8, size), 0, 255).astype(np.uint8)
+    speckle = cv2.GaussianBlur(rng.rayleigh(1.0, size), (0, 0), size[0] / 80)
+    return np.clip(coarse * (speckle / speckle.mean()) ** 2, 0, 255).astype(np.uint8)
 
 
 class Cohort:
