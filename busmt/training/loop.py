@@ -11,10 +11,12 @@ import keras
 import numpy as np
 import pandas as pd
 
+from busmt.config import CLASSES
 from busmt.data.images import write_atomically
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.errors import RunError
 from busmt.evaluation.calibration import fit_referral, fit_temperature
+from busmt.evaluation.classification import MALIGNANT
 from busmt.model.network import REFINEMENT_LAYER, build_network
 from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
@@ -193,7 +195,8 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
     scores = validation.score(network)
     _, probabilities = validation.predict(network)
-    referral = fit_referral(probabilities, validation.labels)
+    malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
+    referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
     run.write_json(
         CALIBRATION,
         {
@@ -202,7 +205,7 @@ def _finish(run: Run, keeper: _Keeper) -> None:
             "best_epoch": keeper.best_epoch,
             "mask_threshold": threshold,
             "temperature": float(temperature),
-            "referral_threshold": float(referral.threshold),
+            "referral_threshold": referral,
             "validation": scores,
         },
     )
