@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -188,3 +189,15 @@ def test_damaged_files_are_named(tmp_path, evaluation):
 
 def test_classes_are_scored_in_the_order_of_the_configuration(evaluation):
     assert evaluation.classes == CLASSES
+
+
+def test_every_key_and_column_is_documented(evaluation):
+    """docs/evaluation.md is the schema of metrics.json and per_image.csv."""
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    metrics = evaluation.metrics | {"provenance": {}}
+    names = {*metrics, *evaluation.per_image.columns, *metrics["segmentation"], *metrics["normals"]}
+    names |= {*metrics["detection"]["iou30"], *metrics["classification"], *metrics["calibration"], *metrics["interval"]}
+    names |= set(metrics["segmentation"]["measures"]["dice"]) - {"value", "low", "high"}
+    names -= {"device"}  # a column of the catalog
+    missing = sorted(name for name in names if f"`{name}`" not in text)
+    assert missing == []
