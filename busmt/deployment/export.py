@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from busmt.deployment.savedmodel import BYTES_SIGNATURE, write_saved_model
 from busmt.deployment.tflite import operations, write_tflite
 from busmt.errors import DataError, ExportError
 from busmt.prediction import SIDECAR, Forward, Predictor, load_network
-from busmt.training.run import Run
+from busmt.training.run import Run, draft_folder
 
 FORMATS: tuple[str, ...] = ("savedmodel", "tflite")
 TFLITE_FILE = "model.tflite"
@@ -73,25 +72,22 @@ def export_run(
     say = progress or (lambda text: None)
     network = load_network(run.model_path)
     folder = Path(folder)
-    draft = folder / f".draft.{os.getpid()}"
+    inputs, encoded, source = parity_images(run)
     try:
-        draft.mkdir(parents=True)
+        with draft_folder(folder / f".draft.{os.getpid()}") as draft:
+            say(f"checking on {len(inputs)} images: {source}")
+            reference = Predictor.from_network(network).predict_arrays
+            parity: list[Parity] = []
+            for name in formats:
+                say(f"writing {name}")
+                parity += _WRITERS[name](network, draft, reference, inputs, encoded)
+            for result in parity:
+                require(result)
+            card = _card(run, network)
+            files = _publish(draft, folder, formats)
+            _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source)
     except OSError as error:
-        raise ExportError(f"{folder}: cannot be written ({error.strerror})") from error
-    try:
-        inputs, encoded, source = parity_images(run)
-        say(f"checking on {len(inputs)} images: {source}")
-        reference = Predictor.from_network(network).predict_arrays
-        parity: list[Parity] = []
-        for name in formats:
-            say(f"writing {name}")
-            parity += _WRITERS[name](network, draft, reference, inputs, encoded)
-        for result in parity:
-            require(result)
-        files = _publish(draft, folder, formats)
-        _describe(run, folder, network, files, parity, source)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return Export(folder, files, parity, source)
 
 
@@ -158,9 +154,8 @@ def _publish(draft: Path, folder: Path, formats: Sequence[str]) -> dict[str, Pat
     return files
 
 
-def _describe(run: Run, folder: Path, network: Any, files: dict[str, Path], parity: list[Parity], source: str) -> None:
-    calibration = run.calibration()
-    card = {
+def _card(run: Run, network: Any) -> dict[str, Any]:
+    return {
         "name": run.name,
         "busmt": __version__,
         "classes": list(CLASSES),
@@ -174,14 +169,15 @@ def _describe(run: Run, folder: Path, network: Any, files: dict[str, Path], pari
         },
         "outputs": {"mask": "lesion probability", "label": "class probabilities"},
         "mask_threshold": MASK_THRESHOLD,
-        "referral_threshold": calibration.get("referral_threshold"),
+        "referral_threshold": run.calibration().get("referral_threshold"),
         "data_fingerprint": run.environment().get("data", {}).get("fingerprint"),
-        "sha256": _checksums(folder, files),
         "notice": "Not a medical device: for research, not for diagnosis.",
     }
+
+
+def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str) -> None:
     _write_json(folder / SIDECAR, card)
-    report = {"images": source, "results": [result.to_dict() for result in parity]}
-    _write_json(folder / PARITY_FILE, report)
+    _write_json(folder / PARITY_FILE, {"images": source, "results": [result.to_dict() for result in parity]})
     write_atomically(folder / "labels.txt", ("\n".join(CLASSES) + "\n").encode())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from busmt.data.curation import curate
 from busmt.data.folds import make_folds, write_folds
 from busmt.data.phantom import write_phantoms
 from busmt.errors import ConfigError, RunError
-from busmt.training.run import CATALOG, CHECKPOINTS, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, LOGS, Run
+from busmt.training.run import CATALOG, CHECKPOINTS, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, LOGS, Run, draft_folder
 
 Progress = Callable[[int, int], None]
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -46,16 +45,12 @@ def prepare_run(config: Config, folder: str | os.PathLike, stage: Stage | None =
     stage = stage or (lambda _: nullcontext(lambda done, total: None))
     if folder.exists():
         raise RunError(f"{folder}: exists already; choose another --name, or continue it with --resume {folder}")
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     try:
-        draft.mkdir(parents=True)
+        with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
+            _fill(draft, config, stage)
+            os.replace(draft, folder)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
-    try:
-        _fill(draft, config, stage)
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        raise RunError(f"{folder}: cannot be written ({error.strerror})") from error
     return Run.open(folder)
 
 

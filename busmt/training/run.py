@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,24 @@ from busmt.errors import RunError
 CONFIG, CATALOG, FOLDS, HISTORY = "config.yaml", "catalog.csv", "folds.csv", "history.csv"
 ENVIRONMENT, CALIBRATION, DECISIONS = "environment.json", "calibration.json", "decisions.csv"
 MODEL, CHECKPOINTS, LOGS = "model.keras", "checkpoints", "logs"
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A new folder to work in; it goes at the end, with those of its parents that it was first to need.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it holds the finished work
+                parent.rmdir()
 
 
 class Run:
