@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 from busmt.config import CLASSES, NORMAL
 from busmt.data import images
 from busmt.data.catalog import Catalog
+from busmt.errors import DataError
 from busmt.evaluation.classification import MALIGNANT
 from busmt.evaluation.figures import save_figure
 from busmt.evaluation.protocol import PROBABILITIES
@@ -36,6 +38,7 @@ CASE_KINDS: dict[str, str] = {
 """Kind of case to its heading, in the order in which they are shown."""
 _SHOWN_SIDE = 720  # longer side of a case picture, pixels
 _SAFE = " ()+,=@"
+_INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,18 @@ def write_cases(
     catalog: Catalog,
     predict: Callable[[Catalog], Iterable[Prediction]],
     folder: str | os.PathLike,
+    stamp: str = "",
 ) -> list[Case]:
     """Predict the chosen images again and write a picture of each; masks of the rest were never kept.
+
+    Pictures of an earlier evaluation in the folder are removed, so that none can be taken for these.
 
     Args:
         cases: from `choose_cases`.
         catalog: that holds the images.
         predict: catalog to predictions in its order.
         folder: for the pictures, made if missing.
+        stamp: of the evaluation that they belong to; see `read_pictures`.
 
     Returns:
         The cases with their pictures, in the order given.
@@ -112,9 +119,10 @@ def write_cases(
     Raises:
         DataError: an image cannot be read.
     """
+    folder = Path(folder)
+    _remove_pictures(folder)
     if not cases:
         return []
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = catalog.select(case.image_id for case in cases)
     pictures = {}
@@ -123,7 +131,17 @@ def write_cases(
         picture = outlined(images.read_colour(sample.image), sample.read_mask(), prediction.mask)
         images.write_png(target, picture)
         pictures[sample.image_id] = target
+    index = {"stamp": stamp, "pictures": {image_id: target.name for image_id, target in pictures.items()}}
+    images.write_atomically(folder / _INDEX, (json.dumps(index, indent=2) + "\n").encode())
     return [Case(case.kind, case.image_id, case.caption, pictures[case.image_id]) for case in cases]
+
+
+def read_pictures(folder: str | os.PathLike, stamp: str) -> dict[str, Path]:
+    """Pictures by image_id that `write_cases` wrote for the evaluation with this stamp; none for another one."""
+    index = _read_index(Path(folder))
+    if index.get("stamp") != stamp:
+        return {}
+    return {image_id: Path(folder) / name for image_id, name in index["pictures"].items()}
 
 
 def picture_path(folder: str | os.PathLike, image_id: str) -> Path:
@@ -177,6 +195,22 @@ def draw_sheet(cases: list[Case]) -> Figure:
 def write_sheet(cases: list[Case], path: Path) -> list[Path]:
     """Write the sheet of cases as PNG and SVG."""
     return save_figure(draw_sheet(cases), path)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{folder / _INDEX}: damaged; remove the folder and run `busmt evaluate` again") from error
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Remove what an earlier evaluation wrote, and nothing else."""
+    for name in _read_index(folder).get("pictures", {}).values():
+        (folder / Path(name).name).unlink(missing_ok=True)
+    (folder / _INDEX).unlink(missing_ok=True)
 
 
 def _wrapped(case: Case) -> str:

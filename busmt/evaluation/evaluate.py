@@ -90,7 +90,7 @@ def evaluate_run(
     evaluation.metrics["provenance"] = provenance(run, catalog, part if home else "external", external, model)
     write_evaluation(evaluation, folder, figures=pictures)
     chosen = choose_cases(evaluation.per_image) if pictures else []
-    cases = write_cases(chosen, catalog, predictions, folder / CASES_FOLDER)
+    cases = write_cases(chosen, catalog, predictions, folder / CASES_FOLDER, stamp(evaluation.metrics))
     if cases:
         write_sheet(cases, folder / "figures" / "cases")
     if home and part == "test" and model is None and out is None:
@@ -109,6 +109,11 @@ def cohort_name(catalog: Catalog) -> str:
     """The cohorts of a catalog, joined; fit for a folder's name."""
     names = "+".join(sorted(set(catalog.table["cohort"]) - {""})) or "other"
     return "".join(letter if letter.isalnum() or letter in "-+._" else "_" for letter in names)
+
+
+def stamp(metrics: dict[str, Any]) -> str:
+    """What tells one evaluation from another: when it was made, and of which network."""
+    return f"{metrics['provenance']['created']} {metrics['provenance']['model_sha256']}"
 
 
 def home_cohort(run: Run) -> str:

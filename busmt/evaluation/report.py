@@ -17,9 +17,9 @@ from busmt._version import __version__
 from busmt.data.images import write_atomically
 from busmt.errors import DataError
 from busmt.evaluation import narrative
-from busmt.evaluation.cases import CASE_KINDS, Case, choose_cases, picture_path
+from busmt.evaluation.cases import CASE_KINDS, Case, choose_cases, read_pictures
 from busmt.evaluation.compare import System, fold_by_fold, system_of
-from busmt.evaluation.evaluate import CASES_FOLDER
+from busmt.evaluation.evaluate import CASES_FOLDER, stamp
 from busmt.evaluation.figures import draw_history, figures_of, render
 from busmt.evaluation.headline import TASKS, headline, interval, number
 from busmt.evaluation.protocol import METRICS_FILE, Evaluation, evaluate_table, read_evaluation
@@ -232,12 +232,9 @@ def _subgroup_rows(subgroups: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _case_groups(scored: Scored) -> list[dict[str, Any]]:
     """Cases by kind with their pictures; only images that were drawn when the run was evaluated."""
-    pictures = {
-        image_id: picture_path(folder / CASES_FOLDER, image_id)
-        for folder in scored.folders
-        for image_id in scored.evaluation.per_image["image_id"]
-        if picture_path(folder / CASES_FOLDER, image_id).exists()
-    }
+    pictures: dict[str, Path] = {}
+    for folder in scored.folders:
+        pictures |= read_pictures(folder / CASES_FOLDER, stamp(read_evaluation(folder).metrics))
     cases = choose_cases(scored.evaluation.per_image, among=pictures)
     groups = []
     for kind, heading in CASE_KINDS.items():

@@ -122,3 +122,14 @@ def make_run(folder, catalog, fold=0, seed=0):
     (folder / "calibration.json").write_text('{"referral_threshold": 0.2, "temperature": 1.1, "mask_threshold": 0.5}')
     (folder / "environment.json").write_text('{"busmt": "0", "command": ["busmt", "train"], "git": null}')
     return folder
+
+
+def evaluate_with_cases(run, predictor, out=None):
+    """As `evaluate_run`, with the pictures of the cases and without the figures, which take most of the time."""
+    from busmt.evaluation.cases import choose_cases, write_cases
+    from busmt.evaluation.evaluate import evaluate_run, stamp
+
+    result = evaluate_run(run, predictor, out=out, resamples=20, pictures=False)
+    cases = choose_cases(result.evaluation.per_image)
+    label = stamp(result.evaluation.metrics)
+    return result, write_cases(cases, run.part("test"), predictor.predict_catalog, result.folder / "cases", label)

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from disc_cohort import FakePredictor, make_cohort, make_run
+from disc_cohort import FakePredictor, evaluate_with_cases, make_cohort, make_run
 from PIL import Image
 
-from busmt.evaluation.cases import CASE_KINDS, choose_cases, outlined
-from busmt.evaluation.evaluate import evaluate_run, model_hash
+from busmt.evaluation.cases import CASE_KINDS, choose_cases, outlined, read_pictures
+from busmt.evaluation.evaluate import evaluate_run, model_hash, stamp
 from busmt.evaluation.headline import headline
 from busmt.evaluation.protocol import read_evaluation
 from busmt.training.run import Run
@@ -125,3 +125,14 @@ def test_headline_shows_values_with_intervals(evaluation):
     assert " to " in lines["accuracy"].interval
     assert "undefined on" in lines["hd95_px"].note
     assert lines["after"].value == "0.000"
+
+
+def test_pictures_of_an_earlier_evaluation_are_not_taken_for_these(run, tmp_path):
+    first, cases = evaluate_with_cases(run, FakePredictor(), out=tmp_path)
+    own = tmp_path / "cases" / "note of the user.png"
+    own.write_bytes(b"mine")
+    stamps = [stamp(first.evaluation.metrics)]
+    assert set(read_pictures(tmp_path / "cases", stamps[0])) == {case.image_id for case in cases}
+    evaluate_run(run, FakePredictor(skill=9.0), out=tmp_path, pictures=False, resamples=10)
+    assert read_pictures(tmp_path / "cases", stamps[0]) == {}
+    assert [file.name for file in (tmp_path / "cases").iterdir()] == [own.name]

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import h5py
 import numpy as np
 import pytest
-from disc_cohort import FakePredictor, make_cohort, make_run
+from disc_cohort import FakePredictor, evaluate_with_cases, make_cohort, make_run
 
 from busmt.errors import DataError
 from busmt.evaluation.card import write_card
@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
     for fold in range(2):
         run = Run.open(make_run(folder / f"run <{fold}>", catalog, fold=fold))
         put_network(run)
-        evaluate_run(run, FakePredictor(), resamples=50, pictures=True)
+        evaluate_with_cases(run, FakePredictor())
         opened.append(run)
     other = make_cohort(folder / "other", per_class=4, classes=("benign", "malignant"), seed=3)
     other.table["cohort"] = "other-clinic"

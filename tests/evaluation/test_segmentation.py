@@ -140,3 +140,24 @@ def test_identities(truth, predicted):
     if truth.any() and predicted.any():
         assert scores["sensitivity"] == pytest.approx(swapped["precision"])
         assert scores["asd_px"] <= s.surface_distances(truth, predicted).percentile(100)
+
+
+@pytest.mark.real_data
+def test_real_lesions_equal_distance_transforms(busi_dir):
+    """Real outlines against themselves shifted, shrunk and grown, at the images' own size."""
+    from busmt.data.cohorts import read_busi
+
+    catalog = read_busi(busi_dir)
+    lesions = [sample for sample in catalog if sample.label != "normal"]
+    for number, sample in enumerate(lesions[::40]):
+        truth = sample.read_mask()
+        changed = (np.roll(truth, 9, axis=1), ndimage.binary_erosion(truth, iterations=4), truth & False)[number % 3]
+        scores = s.score_mask(truth, changed)
+        if not changed.any():
+            assert (scores["dice"], scores["surface_dice"]) == (0, 0)
+            continue
+        edges = [mask & ~ndimage.binary_erosion(mask) for mask in (truth, changed)]
+        to_truth, to_changed = (ndimage.distance_transform_edt(~edge) for edge in edges)
+        forth, back = to_changed[edges[0]], to_truth[edges[1]]
+        assert scores["hd95_px"] == pytest.approx(max(np.percentile(forth, 95), np.percentile(back, 95)))
+        assert scores["asd_px"] == pytest.approx(np.concatenate((forth, back)).mean())
