@@ -16,7 +16,7 @@ _TEXT_COLUMNS = ("image", "label", "masks", "mask", "image_id", "group", "cohort
 _BUSI_MASK = re.compile(r"^(?P<stem>.+)_mask(?:_\d+)?$")
 
 
-def read_cohort(path: str | Path, cohort: str = "auto") -> Catalog:
+def read_cohort(path: str | Path, cohort: str = "auto", *, strict: bool = True) -> Catalog:
     """Read a cohort; headers are checked, pixels are not (`Catalog.verify` does that).
 
     Args:
@@ -24,6 +24,7 @@ def read_cohort(path: str | Path, cohort: str = "auto") -> Catalog:
             Masks/), or a CSV with the columns image, label and optionally masks, image_id, group,
             patient, fold, spacing_mm and metadata; its paths are relative to the CSV's folder.
         cohort: "auto", "busi", "bus-bra" or "csv".
+        strict: refuse missing masks and sizes that differ; curation reads without, to tell them all.
 
     Raises:
         DataError: nothing readable there, or a sample that is not valid; the message names the file.
@@ -35,10 +36,10 @@ def read_cohort(path: str | Path, cohort: str = "auto") -> Catalog:
     readers = {"busi": read_busi, "bus-bra": read_bus_bra, "csv": read_csv}
     if kind not in readers:
         raise DataError(f"unknown kind of cohort {kind!r}; known: auto, {', '.join(readers)}")
-    return readers[kind](path)
+    return readers[kind](path, strict=strict)
 
 
-def read_busi(path: str | Path) -> Catalog:
+def read_busi(path: str | Path, *, strict: bool = True) -> Catalog:
     """BUSI (Al-Dhabyani et al., Data in Brief 28 (2020) 104863): class folders, several masks united.
 
     Raises:
@@ -67,7 +68,9 @@ def read_busi(path: str | Path) -> Catalog:
         for entry in pictures:
             own = masks.get(entry.stem, [])
             if not own and label != CLASSES[0]:
-                raise DataError(f"{entry}: no mask {entry.stem}_mask{entry.suffix} beside it")
+                own = [entry.with_name(f"{entry.stem}_mask{entry.suffix}")]
+                if strict:
+                    raise DataError(f"{entry}: no mask {own[0].name} beside it")
             rows.append(_row(entry.stem, entry, own, label))
     if not rows:
         raise DataError(f"{folder}: no images in {', '.join(name + '/' for name in CLASSES)}")
@@ -76,10 +79,10 @@ def read_busi(path: str | Path) -> Catalog:
         same = table["image_id"] == image_id
         table.loc[same, "image_id"] = table.loc[same, "label"] + "/" + image_id
     table["cohort"] = "busi"
-    return _checked(table, str(folder))
+    return _checked(table, str(folder), strict)
 
 
-def read_bus_bra(path: str | Path) -> Catalog:
+def read_bus_bra(path: str | Path, *, strict: bool = True) -> Catalog:
     """BUS-BRA (Gomez-Flores et al., Medical Physics 51 (2024) 3110-3123): patients are the groups.
 
     The official 5-fold partition becomes the column `fold` (0-4).
@@ -112,10 +115,10 @@ def read_bus_bra(path: str | Path) -> Catalog:
             if column in record:
                 row[column.lower()] = record[column]
         rows.append(row)
-    return _checked(pd.DataFrame(rows), str(folder))
+    return _checked(pd.DataFrame(rows), str(folder), strict)
 
 
-def read_csv(path: str | Path) -> Catalog:
+def read_csv(path: str | Path, *, strict: bool = True) -> Catalog:
     """A CSV with one row per image; see `read_cohort` for its columns.
 
     Raises:
@@ -147,7 +150,7 @@ def read_csv(path: str | Path) -> Catalog:
         table["group"] = ("patient " + table["patient"]).where(table["patient"] != "", table["image_id"])
     if "cohort" not in table:
         table["cohort"] = path.stem
-    return _checked(table, str(path))
+    return _checked(table, str(path), strict)
 
 
 def _recognise(path: Path) -> str:
@@ -197,9 +200,9 @@ def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict:
     }
 
 
-def _checked(table: pd.DataFrame, source: str) -> Catalog:
+def _checked(table: pd.DataFrame, source: str, strict: bool) -> Catalog:
     catalog = Catalog(table, source)
-    for sample in catalog:
+    for sample in catalog if strict else ():
         size = images.image_size(sample.image)
         for mask in sample.masks:
             mask_size = images.image_size(mask)
