@@ -19,7 +19,7 @@ from busmt.data.catalog import Catalog
 from busmt.errors import DataError
 from busmt.evaluation.classification import MALIGNANT
 from busmt.evaluation.figures import save_figure
-from busmt.evaluation.protocol import PROBABILITIES
+from busmt.evaluation.table import PROBABILITIES
 from busmt.overlay import PREDICTION_COLOUR, TRUTH_COLOUR
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from busmt.config import CLASSES, NORMAL
 from busmt.errors import DataError
 from busmt.evaluation import calibration, classification
 from busmt.evaluation.intervals import LEVEL, RESAMPLES, paired_difference, weighted_mean
-from busmt.evaluation.protocol import Evaluation, scored_labels
+from busmt.evaluation.protocol import Evaluation
+from busmt.evaluation.summary import scored_labels
 
 COMPARED: dict[str, tuple[str, bool]] = {
     "dice": ("Dice", True),

@@ -20,7 +20,8 @@ from busmt.data.images import write_atomically
 from busmt.evaluation import calibration
 from busmt.evaluation.classification import MALIGNANT, BinaryCurve, binary_curve
 from busmt.evaluation.intervals import LEVEL, resample
-from busmt.evaluation.protocol import SIZES, Evaluation, scored_labels
+from busmt.evaluation.protocol import Evaluation
+from busmt.evaluation.summary import SIZES, scored_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

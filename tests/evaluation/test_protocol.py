@@ -13,7 +13,7 @@ from disc_cohort import fake_predictions, make_cohort
 
 from busmt.config import CLASSES
 from busmt.errors import DataError
-from busmt.evaluation import protocol
+from busmt.evaluation import protocol, summary
 from busmt.evaluation.segmentation import dice
 
 
@@ -86,7 +86,7 @@ def test_exported_models_have_no_raw_outputs(cohort):
 def test_subgroups(evaluation):
     groups = evaluation.metrics["subgroups"]
     assert set(groups) == {"label", "lesion_size", "device"}
-    assert list(groups["lesion_size"]) == list(protocol.SIZES)
+    assert list(groups["lesion_size"]) == list(summary.SIZES)
     assert list(groups["label"]) == list(CLASSES)
     assert sum(part["images"] for part in groups["device"].values()) == 24
     sizes = evaluation.per_image[evaluation.per_image["label"] != "normal"].groupby("lesion_size")["lesion_share"]
@@ -106,7 +106,7 @@ def test_cohort_without_normals_is_scored_on_two_classes(tmp_path):
     assert np.shape(result.metrics["classification"]["confusion"]) == (2, 2)
     assert np.shape(result.metrics["classification"]["confusion_as_said"]) == (2, 3)
     assert np.sum(result.metrics["classification"]["confusion_as_said"]) == len(catalog)
-    _, probabilities = protocol.scored_labels(result.per_image, result.classes)
+    _, probabilities = summary.scored_labels(result.per_image, result.classes)
     assert probabilities.sum(axis=1) == pytest.approx(1)
 
 
