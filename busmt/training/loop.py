@@ -59,7 +59,7 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
     stopped, because the data of an epoch depend on nothing but (catalog, seed, epoch).
 
     Raises:
-        RunError: already finished, or no sound checkpoint fits the network.
+        RunError: already finished, no sound checkpoint fits the network, or the loss is no longer a number.
     """
     reporter = reporter or SilentReporter()
     if run.finished:
@@ -124,13 +124,18 @@ class _Keeper(keras.callbacks.Callback):
         return 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs if logs is not None else {}
+        if not np.isfinite(logs.get("loss", 0.0)):
+            raise RunError(
+                f"{self.run.path}: the loss is not a number in epoch {epoch + 1}; "
+                "start again with a lower training.learning_rate or training.clip_norm"
+            )
         with averaged_weights(self.trainer):
             scores = self.validation.score(self.trainer.network)
             best = scores["val_score"] > self.best_score
             if best:
                 self.best_score, self.best_epoch = scores["val_score"], epoch
                 write_checkpoint(self.folder / BEST, {"network": self.trainer.network.weights}, {"epoch": epoch})
-        logs = logs if logs is not None else {}
         logs.update(scores)  # shared with the TensorBoard callback
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
         self.history.append(row)

@@ -1,0 +1,121 @@
+"""The same command gives the same weights, bit for bit, also when it was interrupted, killed and resumed.
+
+The images are 128x128 and the batch 8, because smaller trainings agree even where threads could change sums.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busmt.training.run import Run
+
+SETTINGS = """
+network: {encoder: unet, input_size: 128, width: 8, depth: 2}
+training: {batch_size: 8, epochs: 3}
+"""
+
+
+class Commands:
+    """`busmt train` in processes of their own."""
+
+    def __init__(self, data, folder):
+        self.data, self.folder = data, folder
+        (folder / "settings.yaml").write_text(SETTINGS)
+
+    def start(self, *arguments) -> subprocess.Popen:
+        command = [sys.executable, "-m", "busmt", "train", *map(str, arguments)]
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def new(self, name, *arguments) -> subprocess.Popen:
+        return self.start(
+            "--data", self.data, "--config", "settings.yaml", "--seed", 5, "--name", name, "--json", *arguments
+        )
+
+    def stop_after(self, process, name, epoch, how) -> tuple[int, str]:
+        """Send a signal as soon as an epoch's checkpoint is there; exit code and stderr."""
+        wanted = self.folder / "runs" / name / "checkpoints" / f"epoch_{epoch:05d}.npz"
+        end = time.monotonic() + 240
+        while not wanted.exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end, "no checkpoint"
+            time.sleep(0.01)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
+
+    def finish(self, process) -> dict:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return json.loads(output)
+
+    def run(self, name) -> Run:
+        return Run.open(self.folder / "runs" / name)
+
+
+def arrays(path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def assert_same_training(one: Run, other: Run) -> None:
+    pd.testing.assert_frame_equal(one.history(), other.history(), check_exact=True)
+    for name in sorted(path.name for path in (one.path / "checkpoints").iterdir()):
+        first, second = (arrays(run.path / "checkpoints" / name) for run in (one, other))
+        assert list(first) == list(second)
+        assert all(np.array_equal(first[key], second[key]) for key in first), name
+    assert one.calibration() == other.calibration()
+
+
+@pytest.fixture(scope="module")
+def commands(phantom_folder, tmp_path_factory):
+    return Commands(phantom_folder, tmp_path_factory.mktemp("commands"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(commands) -> Run:
+    answer = commands.finish(commands.new("whole"))
+    assert answer["epochs"] == 3
+    run = commands.run("whole")
+    first, second = (arrays(run.path / "checkpoints" / f"epoch_0000{epoch}.npz") for epoch in (1, 2))
+    assert not np.array_equal(first["network/0000"], second["network/0000"])  # something is being learned
+    return run
+
+
+def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_weights(commands, uninterrupted):
+    """Ctrl-C in the second epoch, SIGKILL in the third, then resumed to its end: three processes, one training."""
+    code, errors = commands.stop_after(commands.new("stopped"), "stopped", 0, signal.SIGINT)
+    assert code == 130, errors
+    assert "continue with: busmt train --resume runs/stopped" in errors
+    assert "Traceback" not in errors
+    assert not commands.run("stopped").finished
+
+    process = commands.start("--resume", "runs/stopped")
+    code, errors = commands.stop_after(process, "stopped", 1, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not commands.run("stopped").finished
+
+    answer = commands.finish(commands.start("--resume", "runs/stopped", "--json"))
+    assert answer["epochs"] == 3
+    assert_same_training(uninterrupted, commands.run("stopped"))
+
+
+@pytest.mark.slow
+def test_two_runs_of_the_same_command_give_the_same_weights_at_full_width(commands):
+    """2 million weights, as many operations at once as there are cores would allow."""
+    (commands.folder / "settings.yaml").write_text(SETTINGS.replace("width: 8, depth: 2", "width: 24, depth: 4"))
+    for name in ("first", "second"):
+        commands.finish(commands.new(name))
+    (commands.folder / "settings.yaml").write_text(SETTINGS)
+    assert_same_training(commands.run("first"), commands.run("second"))
