@@ -112,7 +112,7 @@ def compare(
                 "second": values["first"],
                 "difference": {name: values[name] for name in ("value", "low", "high")},
                 "p_value": values["p_value"],
-                "verdict": verdict(values["low"], values["high"], COMPARED[key][1]),
+                "verdict": verdict(values["low"], values["high"], values["p_value"], COMPARED[key][1]),
             }
         comparisons.append({"first": systems[0].name, "second": system.name, "measures": measures})
     return {
@@ -161,9 +161,12 @@ def paired_statistic(
     return statistic
 
 
-def verdict(low: float, high: float, more_is_better: bool) -> str:
-    """What the interval of second - first says about the second: "better", "worse" or "not shown to differ"."""
-    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high:
+def verdict(low: float, high: float, p_value: float, more_is_better: bool) -> str:
+    """What interval and test of second - first say about the second: "better", "worse" or "not shown to differ".
+
+    A difference counts as shown where the interval leaves out 0 and the test agrees (p < 0.05).
+    """
+    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high or not p_value < 1 - LEVEL:
         return "not shown to differ"
     return "better" if (low > 0) == more_is_better else "worse"
 

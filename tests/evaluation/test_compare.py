@@ -128,17 +128,18 @@ def test_cohort_without_normals(weak, strong):
 
 
 @pytest.mark.parametrize(
-    "low, high, more, expected",
+    "low, high, p_value, more, expected",
     [
-        (0.1, 0.2, True, "better"),
-        (0.1, 0.2, False, "worse"),
-        (-0.2, -0.1, False, "better"),
-        (-0.1, 0.1, True, "not shown to differ"),
-        (np.nan, np.nan, True, "not shown to differ"),
+        (0.1, 0.2, 0.01, True, "better"),
+        (0.1, 0.2, 0.01, False, "worse"),
+        (-0.2, -0.1, 0.01, False, "better"),
+        (-0.1, 0.1, 0.01, True, "not shown to differ"),
+        (0.1, 0.2, 0.06, True, "not shown to differ"),
+        (np.nan, np.nan, np.nan, True, "not shown to differ"),
     ],
 )
-def test_verdict(low, high, more, expected):
-    assert verdict(low, high, more) == expected
+def test_verdict(low, high, p_value, more, expected):
+    assert verdict(low, high, p_value, more) == expected
 
 
 def test_tables_that_were_written_and_read(weak, tmp_path):
