@@ -9,6 +9,9 @@ share. Their fine structure does not agree, so it decides:
 3. For what is left, `agreement` is measured on the files at 192 x 192: the mean of the best correlation of
    28 x 28 blocks, each found within 6 pixels of its place. Tissue that was pressed or moved between two frames
    keeps some agreement, other tissue has none.
+
+Frames that moved too far for that still count as one lesion where the whole thumbnails correlate as no two
+patients' images do.
 """
 
 from __future__ import annotations
@@ -27,12 +30,16 @@ from busmt.data.curation.fingerprints import THUMBNAIL, Fingerprint
 
 EXACT, NEAR, FRAME = "exact", "near-duplicate", "frame"
 
-NEAR_AGREEMENT = 0.80
+NEAR_AGREEMENT = 0.88
 """Least agreement of blocks for one picture; consecutive frames of one lesion stay below."""
 FRAME_DETAIL = 0.48
 """Least correlation of the aligned thumbnails' detail for two frames of one lesion."""
 FRAME_AGREEMENT = 0.42
 """Least agreement of blocks for two frames of one lesion."""
+FRAME_CORRELATION = 0.94
+"""Correlation of the whole thumbnails, not aligned, from which two images are frames of one lesion whatever the
+detail says: no two patients' images come near it."""
+_ROUGH_DETAIL = 0.38
 _WORTH_READING = 0.40
 _SIZE = 192
 _BLOCK, _REACH, _STEP = 28, 6, 20
@@ -96,13 +103,14 @@ def _verified(candidate: Candidate, prints: Sequence[Fingerprint], paths: Sequen
         return Pair(low, high, EXACT, 1.0, 1.0, False, iou)
     start = window_matrix(candidate.window, candidate.mirrored)
     aligned = align(_turned(first.thumbnail, candidate.mirrored), second.thumbnail, start)
-    if aligned is None or aligned[1] < _WORTH_READING:
+    alike = not candidate.mirrored and correlation(first.thumbnail, second.thumbnail) >= FRAME_CORRELATION
+    if not alike and (aligned is None or aligned[1] < _WORTH_READING):
         return None
-    matrix, detail = aligned
+    matrix, detail = aligned or (start, 0.0)
     least = min(first.size[0], second.size[0]), min(first.size[1], second.size[1])
     large = [_square(images.read_grey(paths[position]), least) for position in (candidate.first, candidate.second)]
     agreement = block_agreement(_turned(large[0], candidate.mirrored), large[1], matrix)
-    kind = _kind(detail, agreement, candidate.mirrored)
+    kind = _kind(detail, agreement, candidate.mirrored) or (FRAME if alike else "")
     if not kind:
         return None
     iou = mask_iou(first.mask, second.mask, matrix, candidate.mirrored)
@@ -133,9 +141,17 @@ def window_matrix(window: int, mirrored: bool) -> np.ndarray:
 def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Affine map from `second` to `first` (thumbnails, uint8) and their detail's correlation there.
 
-    None where no alignment is found or too little is common.
+    Aligned at half the size first, where most candidates already turn out to be of other tissue. None for
+    those, and where no alignment is found or too little is common.
     """
-    one, other = local_detail(first, 6.0), local_detail(second, 6.0)
+    rough = _align(_halved(first), _halved(second), _scaled(start, 0.5), 3.0)
+    if rough is None or rough[1] < _ROUGH_DETAIL:
+        return None
+    return _align(first, second, _scaled(rough[0], 2.0), 6.0)
+
+
+def _align(first: np.ndarray, second: np.ndarray, start: np.ndarray, radius: float) -> tuple[np.ndarray, float] | None:
+    one, other = local_detail(first, radius), local_detail(second, radius)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
     unused = np.full(second.shape, 255, np.uint8)
     try:
@@ -146,7 +162,11 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> tuple[np.
     common = _common(matrix, one.shape)
     if common.mean() < _LEAST_OVERLAP:
         return None
-    return matrix, _correlation(warped[common], other[common])
+    return matrix, correlation(warped[common], other[common])
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
 def local_detail(grey: np.ndarray, radius: float) -> np.ndarray:
@@ -158,6 +178,13 @@ def local_detail(grey: np.ndarray, radius: float) -> np.ndarray:
     centred = levels - cv2.GaussianBlur(levels, (0, 0), radius)
     spread = np.sqrt(cv2.GaussianBlur(centred * centred, (0, 0), radius * 1.3) + 4.0)
     return np.clip(centred / spread, -2.5, 2.5)
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation of two arrays of one shape; 0 where one is constant."""
+    one, other = (part - part.mean() for part in (first.astype(np.float64), second.astype(np.float64)))
+    norm = float(np.sqrt((one * one).sum() * (other * other).sum()))
+    return float((one * other).sum()) / norm if norm > 1e-9 else 0.0
 
 
 def block_agreement(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> float:
@@ -215,9 +242,3 @@ def _square(grey: np.ndarray, least: tuple[int, int]) -> np.ndarray:
     height, width = min(least[0], _SIZE), min(least[1], _SIZE)
     shrunk = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     return cv2.resize(shrunk, (_SIZE, _SIZE), interpolation=cv2.INTER_LINEAR)
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    one, other = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((one * one).sum() * (other * other).sum()))
-    return float((one * other).sum()) / norm if norm > 0 else 0.0

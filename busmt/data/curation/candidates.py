@@ -26,7 +26,7 @@ EXTENTS: tuple[tuple[float, float], ...] = (
 """Extents of the windows along either axis, as shares of the side; the first is the whole image."""
 _FREQUENCIES = 10
 _SIMILAR = 0.68
-_PER_IMAGE = 12
+_PER_IMAGE = 8
 _EXACT = 4000
 _PROBED = 3
 _BLOCK = 512
@@ -53,7 +53,7 @@ class Candidate:
 def find_candidates(
     prints: Sequence[Fingerprint], progress: Callable[[int, int], None] | None = None
 ) -> list[Candidate]:
-    """At most 12 candidates per image, the most similar first, each pair of images once per orientation.
+    """At most 8 candidates per image and orientation, the most similar first, each pair of images once per orientation.
 
     Blank and unreadable images have none.
 

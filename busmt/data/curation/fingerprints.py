@@ -21,7 +21,7 @@ from busmt.errors import DataError
 
 THUMBNAIL = 96
 """Side of the square thumbnails that are searched and aligned, pixels; the aspect ratio is not kept."""
-_VERSION = 1
+_VERSION = 2
 _COLOUR_DIFFERENCE = 40
 _BATCH = 256
 
