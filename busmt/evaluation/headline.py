@@ -26,6 +26,7 @@ _CLASSIFICATION = {
 }
 _SEGMENTATION = {
     "dice": "Dice",
+    "dice_if_marked": "Dice where something is marked",
     "iou": "IoU",
     "sensitivity": "Pixel sensitivity",
     "precision": "Pixel precision",

@@ -91,6 +91,10 @@ def _segmentation(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, A
     if lesions.empty:
         return result | {"measures": {}}
     values = {name: lesions[name].to_numpy(np.float64) for name in measures}
+    marked = (lesions["predicted_pixels"] > 0).to_numpy()
+    values["dice_if_marked"] = np.where(marked, values["dice"], np.nan)
+    if not marked.any():
+        del values["dice_if_marked"]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         means = {name: weighted_mean(column, weights) for name, column in values.items()}

@@ -46,6 +46,9 @@ def test_summary_is_that_of_the_table(evaluation):
     assert metrics["segmentation"]["missed"] == missed > 0
     assert metrics["segmentation"]["measures"]["hd95_px"]["undefined"] == missed
     assert measure["undefined"] == 0
+    marked = metrics["segmentation"]["measures"]["dice_if_marked"]
+    assert marked["value"] == pytest.approx(lesions["dice"][lesions["predicted_pixels"] > 0].mean())
+    assert (marked["images"], marked["undefined"]) == (len(lesions) - missed, missed)
     assert (
         metrics["detection"]["iou30"]["sensitivity"]["value"] == lesions["found_iou30"].sum() / lesions["lesions"].sum()
     )
