@@ -42,11 +42,12 @@ def explain(
     from busmt.errors import BusmtError
 
     items = list(_collect(inputs))
+    network = _network_file(model)
     quiet_start()
     from busmt.evaluation.explain import Explainer
     from busmt.prediction import load_network
 
-    explainer = Explainer(load_network(model / "model.keras" if model.is_dir() else model))
+    explainer = Explainer(load_network(network))
     target = CLASSES.index(class_name) if class_name else None
     rows: list[dict[str, Any]] = []
     with progress("Explaining") as advance:
@@ -67,6 +68,18 @@ def explain(
     else:
         say(f"{len(rows) - len(failed)} of {len(rows)} images explained: {out}")
     return 1 if failed else 0
+
+
+def _network_file(model: Path) -> Path:
+    """The .keras file of a run folder, or the file itself; exports keep no gradients and cannot be explained."""
+    from busmt.errors import RunError
+    from busmt.training.run import Run
+
+    if model.is_dir():
+        return Run.open(model).model_path
+    if model.suffix != ".keras" or not model.is_file():
+        raise RunError(f"{model}: explanations need a run folder or a .keras file")
+    return model
 
 
 def _explain_one(explainer: Explainer, path: Path, place: Path, target: int | None, sanity: bool) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def compare(
         verdict) and "folds" (each system's Dice and balanced accuracy fold by fold, with mean and spread).
 
     Raises:
-        DataError: fewer than two systems, other images, or images whose class differs between systems.
+        DataError: fewer than two systems, other images, or images whose class, size or mask differs.
     """
     if len(systems) < 2:
         raise DataError("a comparison needs at least two systems")
@@ -185,11 +185,17 @@ def _aligned(systems: Sequence[System], common: bool) -> tuple[list[pd.DataFrame
         )
     tables = [table[table["image_id"].isin(shared)].reset_index(drop=True) for table in tables]
     for system, table in zip(systems[1:], tables[1:], strict=True):
-        differs = (table["label"] != tables[0]["label"]).to_numpy()
-        if differs.any():
-            image = table["image_id"][differs].iloc[0]
-            raise DataError(f"{image} has another class in {system.name} than in {systems[0].name}")
+        _check_same(systems[0].name, tables[0], system.name, table)
     return tables, len(every) - len(shared)
+
+
+def _check_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFrame) -> None:
+    """Cohorts may use the same names for different images."""
+    for column, what in (("label", "class"), ("height", "size"), ("width", "size"), ("lesion_pixels", "lesion mask")):
+        differs = (one[column] != other[column]).to_numpy()
+        if differs.any():
+            image = one["image_id"][differs].iloc[0]
+            raise DataError(f"{image} has another {what} in {second} than in {first}: not the same images")
 
 
 def fold_by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:

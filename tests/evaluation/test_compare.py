@@ -116,6 +116,9 @@ def test_other_classes_and_single_systems_are_refused(weak):
     renamed = weak.assign(label=["benign" if label == "normal" else label for label in weak["label"]])
     with pytest.raises(DataError, match="another class"):
         compare([System("a", (weak,)), System("b", (renamed,))])
+    other = weak.assign(lesion_pixels=weak["lesion_pixels"] + 1)
+    with pytest.raises(DataError, match="another lesion mask in b than in a: not the same images"):
+        compare([System("a", (weak,)), System("b", (other,))])
     with pytest.raises(DataError, match="at least two"):
         compare([System("a", (weak,))])
 

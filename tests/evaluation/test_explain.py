@@ -155,12 +155,11 @@ def test_figures_have_a_panel_for_every_map(network, picture):
 
 
 def test_command_explains_the_good_images_and_names_the_bad(network, tmp_path):
-    model = tmp_path / "run" / "model.keras"
-    model.parent.mkdir()
+    model = tmp_path / "model.keras"
     network.save(model)
     catalog = make_cohort(tmp_path / "images", per_class=1, classes=("benign",))
     (tmp_path / "broken.png").write_bytes(b"no image")
-    arguments = ["explain", catalog[0].image, str(tmp_path / "broken.png"), "--model", str(model.parent), "--json"]
+    arguments = ["explain", catalog[0].image, str(tmp_path / "broken.png"), "--model", str(model), "--json"]
     result = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")], standalone_mode=False)
     assert result.return_value == 1, result.output
     rows = json.loads(result.stdout)["explanations"]
@@ -171,3 +170,6 @@ def test_command_explains_the_good_images_and_names_the_bad(network, tmp_path):
         "benign (1)_explain.png",
         "benign (1)_sanity.png",
     ]
+    for wrong in (tmp_path / "model.tflite", tmp_path / "images"):
+        arguments[arguments.index("--model") + 1] = str(wrong)
+        assert isinstance(CliRunner().invoke(cli, arguments).exception, RunError)
