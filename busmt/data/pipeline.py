@@ -17,6 +17,7 @@ from busmt.data import images
 from busmt.data.augment import augment
 from busmt.data.balance import epoch_length, epoch_order, position_hash
 from busmt.data.catalog import Catalog
+from busmt.errors import DataError
 
 Progress = Callable[[int, int], None]
 
@@ -105,7 +106,11 @@ def read_image(path: str, size: int) -> tuple[np.ndarray, images.Letterbox]:
     Raises:
         DataError: the image cannot be read.
     """
-    picture, height, width = _input_graph(size)(tf.constant(images.read_encoded(path)))
+    encoded = tf.constant(images.read_encoded(path))
+    try:
+        picture, height, width = _input_graph(size)(encoded)
+    except tf.errors.InvalidArgumentError as error:  # what Pillow forgives and TensorFlow does not
+        raise DataError(f"{path}: damaged or truncated image") from error
     return picture.numpy(), images.Letterbox(int(height), int(width), size)
 
 
