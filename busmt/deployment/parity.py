@@ -39,12 +39,17 @@ class Parity:
     contradictions: int
 
     @property
+    def max_difference(self) -> float:
+        """The larger of both differences; NaN where an output was not a number."""
+        return float(np.maximum(self.max_mask_difference, self.max_label_difference))
+
+    @property
     def passed(self) -> bool:
         """Same class everywhere, Dice and differences within the limits, no contradiction."""
         return (
             self.same_label == self.images
             and self.min_mask_dice >= MIN_DICE
-            and max(self.max_mask_difference, self.max_label_difference) <= MAX_DIFFERENCE
+            and self.max_difference <= MAX_DIFFERENCE
             and self.contradictions == 0
         )
 
@@ -69,8 +74,9 @@ def compare(name: str, reference: Forward, candidate: Forward, inputs: Sequence[
         first, second = own[MASK_OUTPUT] > MASK_THRESHOLD, other[MASK_OUTPUT] > MASK_THRESHOLD
         total = int(first.sum() + second.sum())
         dice = min(dice, 2 * int((first & second).sum()) / total if total else 1.0)
-        mask_gap = max(mask_gap, float(np.abs(own[MASK_OUTPUT] - other[MASK_OUTPUT]).max()))
-        label_gap = max(label_gap, float(np.abs(own[LABEL_OUTPUT] - other[LABEL_OUTPUT]).max()))
+        # np.maximum keeps a NaN, which max() would lose
+        mask_gap = float(np.maximum(mask_gap, np.abs(own[MASK_OUTPUT] - other[MASK_OUTPUT]).max()))
+        label_gap = float(np.maximum(label_gap, np.abs(own[LABEL_OUTPUT] - other[LABEL_OUTPUT]).max()))
         contradictions += (label == NORMAL) != (not second.any())
     return Parity(name, len(inputs), int(same), dice, mask_gap, label_gap, int(contradictions))
 
@@ -81,6 +87,6 @@ def require(parity: Parity) -> None:
         raise ExportError(
             f"{parity.format} disagrees with the Keras model on {parity.images} images: same class on "
             f"{parity.same_label}, smallest mask Dice {parity.min_mask_dice:.5f}, largest difference "
-            f"{max(parity.max_mask_difference, parity.max_label_difference):.2e}, "
+            f"{parity.max_difference:.2e}, "
             f"{parity.contradictions} contradictions; nothing was written"
         )

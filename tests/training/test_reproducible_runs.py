@@ -33,9 +33,15 @@ class Commands:
 
     def start(self, *arguments) -> subprocess.Popen:
         command = [sys.executable, "-m", "busmt", "train", *map(str, arguments)]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=self.folder,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell starts background jobs with Ctrl-C ignored, and a test run may be one
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def new(self, name, *arguments) -> subprocess.Popen:
