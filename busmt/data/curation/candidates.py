@@ -3,7 +3,7 @@
 Every image gets a compact descriptor: the low spatial frequencies (a discrete cosine transform, as in
 perceptual hashing: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010) of
 its histogram-equalised thumbnail, weighted by frequency. A copy may be cropped, so descriptors are also
-made of 48 windows of each image, and a window of one image is looked up among the whole images. A mirrored
+made of 99 windows of each image, and a window of one image is looked up among the whole images. A mirrored
 window has the same coefficients with other signs, so mirroring costs nothing.
 
 Up to `_EXACT` images, descriptors are multiplied in blocks. Beyond, they are sorted into cells by k-means
@@ -21,11 +21,12 @@ import numpy as np
 from busmt.data.curation.fingerprints import THUMBNAIL, Fingerprint
 
 EXTENTS: tuple[tuple[float, float], ...] = (
-    (0.0, 1.0), (0.0, 0.9), (0.05, 0.95), (0.1, 1.0), (0.0, 0.8), (0.1, 0.9), (0.2, 1.0),
+    (0.0, 1.0), (0.0, 0.9), (0.05, 0.95), (0.1, 1.0), (0.0, 0.8), (0.1, 0.9), (0.2, 1.0), (0.0, 0.72), (0.14, 0.86),
+    (0.28, 1.0),
 )  # fmt: skip
 """Extents of the windows along either axis, as shares of the side; the first is the whole image."""
 _FREQUENCIES = 10
-_SIMILAR = 0.68
+_SIMILAR = 0.70
 _PER_IMAGE = 8
 _EXACT = 4000
 _PROBED = 3

@@ -19,7 +19,7 @@ from busmt.data.curation.cache import Cache
 from busmt.data.curation.clusters import Judge
 from busmt.data.curation.fingerprints import Fingerprint, fingerprints
 from busmt.data.curation.groups import merged_groups
-from busmt.data.curation.names import read_name_list
+from busmt.data.curation.names import NameList, read_name_list
 from busmt.data.curation.overrides import Override, read_overrides
 from busmt.data.curation.pairs import find_pairs
 from busmt.data.curation.verdicts import REMOVED, Verdicts
@@ -74,18 +74,19 @@ def curate(
         DataError: a list names none of the samples, the overrides are not valid, or nothing would be left.
     """
     drop = _flags_to_drop(config)
+    listed = read_name_list(config.curated) if config.curated else None
+    decided = read_overrides(overrides, set(catalog.ids)) if overrides else {}
     samples = list(catalog)
     with ExitStack() as stack:
         cache = stack.enter_context(Cache(cache_dir)) if cache_dir else None
         prints = fingerprints(samples, cache, _half(progress, 0))
         pairs = find_pairs(samples, prints, cache, _half(progress, 1))
-    decided = read_overrides(overrides, set(catalog.ids)) if overrides else {}
     groups, pairs_used = _regrouped(catalog, pairs, decided)
     verdicts = Verdicts(catalog, groups, [rules.boxes(item) for item in prints])
     usable = _judge_samples(catalog, prints, config, verdicts)
     Judge(catalog, prints, pairs_used, config, verdicts).run(usable)
     verdicts.drop(drop)
-    notes = _apply_list(catalog, verdicts, config.curated) if config.curated else ()
+    notes = _apply_list(catalog, verdicts, listed) if listed else ()
     verdicts.apply_overrides(decided)
     return _result(catalog, prints, pairs, verdicts, notes)
 
@@ -122,9 +123,9 @@ def _regrouped(catalog: Catalog, pairs: list[Pair], decided: dict[str, Override]
     return merged_groups(groups, [(pair.first, pair.second) for pair in standing]), standing
 
 
-def _apply_list(catalog: Catalog, verdicts: Verdicts, source: str) -> tuple[str, ...]:
+def _apply_list(catalog: Catalog, verdicts: Verdicts, names: NameList) -> tuple[str, ...]:
     """Only what the list names is used, and all of it, whatever the other rules say."""
-    listed = set(read_name_list(source).ids)
+    source, listed = names.name, set(names.ids)
     present = listed & set(catalog.ids)
     if not present:
         raise DataError(f"{source}: names none of the {len(catalog)} samples, such as {catalog.ids[0]}")

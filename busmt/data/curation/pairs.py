@@ -12,7 +12,7 @@ from busmt.data.curation.cache import Cache
 from busmt.data.curation.candidates import find_candidates
 from busmt.data.curation.fingerprints import Fingerprint, file_key
 
-_VERSION = 2
+_VERSION = 3
 
 
 def find_pairs(
