@@ -166,10 +166,9 @@ class Predictor:
 
         try:
             loaded = tf.saved_model.load(str(folder))
-            signature = loaded.signatures["serving_default"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{folder}: not a SavedModel that busmt exported ({error})") from error
-        size = int(signature.structured_input_signature[1]["image"].shape[1])
+            size = int(loaded.signatures["serving_default"].structured_input_signature[1]["image"].shape[1])
+        except Exception as error:  # a damaged one fails in many places, each with an error of its own
+            raise RunError(f"{folder}: not a SavedModel that busmt exported ({_first_line(error)})") from error
 
         def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
             outputs = loaded.signatures["serving_default"](image=tf.constant(batch))
@@ -184,9 +183,9 @@ class Predictor:
         try:
             interpreter = Interpreter(model_path=str(path))
             runner = interpreter.get_signature_runner("serving_default")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise RunError(f"{path}: not a TFLite file that busmt exported ({error})") from error
-        size = int(runner.get_input_details()["image"]["shape"][1])
+            size = int(runner.get_input_details()["image"]["shape"][1])
+        except Exception as error:  # as above
+            raise RunError(f"{path}: not a TFLite file that busmt exported ({_first_line(error)})") from error
 
         def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
             rows = [runner(image=picture[None]) for picture in batch]
@@ -207,11 +206,15 @@ def load_network(path: str | os.PathLike) -> Any:
 
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path}: cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged one fails in the zip, JSON, HDF5 or layer code
+        raise RunError(f"{path}: cannot be loaded as a Keras model ({_first_line(error)})") from error
     if not isinstance(network.output, dict) or MASK_OUTPUT not in network.output:
         raise RunError(f"{path}: a Keras model, but none that busmt made")
     return network
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _saved_model_folder(path: Path) -> Path | None:
