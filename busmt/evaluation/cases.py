@@ -83,7 +83,7 @@ def choose_cases(table: pd.DataFrame, each: int = 4, among: Iterable[str] | None
         "missed_cancers": missed.sort_values([f"p_{MALIGNANT}", "image_id"]),
         "false_alarms": alarms.sort_values(["predicted_share", "image_id"], ascending=[False, True]),
         "confident_errors": wrong.loc[confidence.sort_values(ascending=False, kind="stable").index],
-        "best": lesions,
+        "best": lesions[lesions["dice"] > 0],
         "median": lesions.loc[(lesions["dice"] - middle).abs().sort_values(kind="stable").index],
     }
     taken: set[str] = set()

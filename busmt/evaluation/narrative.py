@@ -68,7 +68,7 @@ def protocol_sentences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Cohort: {source}. {first['images']} images ({counts}) in {first['groups']} groups.{curated} "
         f"A group unites {groups} and is never split.",
         _split_sentence(facts),
-        _network_sentence(first),
+        _network_sentence(facts),
         "Masks are scored on each image's own pixel grid. Dice and the other mask measures are means over images with "
         "a lesion: a missed lesion counts as 0, and an empty mask on a normal image is not counted as a success. "
         "Surface distances are undefined for missed lesions, which are counted beside them. Normal images have their "
@@ -125,7 +125,8 @@ def limitations(
         if count < _SMALL:
             notes.append(f"Only {count} {name} images were tested: see the width of the intervals.")
     if len(facts) < first["folds"]:
-        notes.append(f"{len(facts)} of {first['folds']} folds was tested; another fold gives other figures.")
+        verb = "was" if len(facts) == 1 else "were"
+        notes.append(f"{len(facts)} of {first['folds']} folds {verb} tested; another fold gives other figures.")
     if len({fact["training"]["seed"] for fact in facts}) < 2:
         notes.append("One training seed: how much the figures vary from training to training was not measured.")
     missed = home["segmentation"]["missed"]
@@ -188,19 +189,31 @@ def _split_sentence(facts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _network_sentence(facts: Mapping[str, Any]) -> str:
-    network, training, fitted = facts["network"], facts["training"], facts["calibration"]
-    encoder = {"unet": "plain U-Net encoder", "efficientnet_lite0": "EfficientNet-Lite0 encoder"}[network["encoder"]]
+def _network_sentence(facts: Sequence[Mapping[str, Any]]) -> str:
+    first = facts[0]
+    network = first["network"]
+    names = {"unet": "plain U-Net encoder", "efficientnet_lite0": "EfficientNet-Lite0 encoder"}
+    encoder = names.get(network["encoder"], f"{network['encoder']} encoder")
     if network["encoder"] != "unet" and network["pretrained"]:
         encoder += " with ImageNet weights"
     gates = "attention gates" if network["attention"] else "no attention gates"
     layer = "a refinement layer" if network["refinement"] else "no refinement layer"
-    kept = f", of which epoch {fitted['best_epoch'] + 1} was kept" if "best_epoch" in fitted else ""
-    temperature = f"; temperature {fitted['temperature']:.2f}" if "temperature" in fitted else ""
     return (
         f"Network: {encoder}, {gates}, {layer}; input {network['input_size']} x {network['input_size']} pixels; "
-        f"{facts['parameters'] / 1e6:.2f} million parameters. Trained for {facts['epochs']} epochs{kept} "
-        f"(seed {training['seed']}){temperature}."
+        f"{first['parameters'] / 1e6:.2f} million parameters. {_training_sentence(facts)}"
+    )
+
+
+def _training_sentence(facts: Sequence[Mapping[str, Any]]) -> str:
+    seeds = ", ".join(str(seed) for seed in sorted({fact["training"]["seed"] for fact in facts}))
+    epochs = sorted({fact["epochs"] for fact in facts})
+    length = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    fitted = facts[0]["calibration"]
+    if len(facts) > 1 or "best_epoch" not in fitted:
+        return f"Trained for {length} epochs (seed {seeds})."
+    temperature = f"; temperature {fitted['temperature']:.2f}" if "temperature" in fitted else ""
+    return (
+        f"Trained for {length} epochs, of which epoch {fitted['best_epoch'] + 1} was kept (seed {seeds}){temperature}."
     )
 
 

@@ -95,7 +95,7 @@ def render_report(runs: Sequence[Run]) -> str:
     home, externals = read_home(runs), read_externals(runs[0])
     single = [read_home([run]).evaluation for run in runs]
     facts = [narrative.run_facts(run) for run in runs]
-    name = runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more folds"
+    name = ", ".join(run.name for run in runs)
     history = runs[0].history()
     return template("report.html").render(
         title=name,

@@ -106,6 +106,7 @@ def test_folds_are_put_together(runs, tmp_path):
     assert home.metrics["segmentation"]["measures"]["dice"]["value"] == pytest.approx(expected)
     text = write_report(runs, tmp_path / "both.html").read_text()
     assert "Fold by fold" in text
+    assert "<h1>run &lt;0&gt;, run &lt;1&gt;</h1>" in text
     assert "2 networks were trained, each with another fold held out (folds 0, 1)" in text
     with pytest.raises(DataError, match="tested by two of the runs"):
         read_home([runs[0], runs[0]])
