@@ -91,7 +91,9 @@ class FoldsConfig:
     validation_share: float = option(
         0.15, "share of the training side that picks checkpoint and thresholds", low=0.01, high=0.5
     )
-    seed: int = option(0, "seed of the split; apart from the training seed, so that seeds share folds", low=0)
+    seed: int = option(
+        0, "seed of the split; apart from the training seed, so that seeds share folds", low=0, high=2**31 - 1
+    )
     file: str | None = option(None, "folds.csv of an earlier run to use instead of a new split")
 
 
@@ -161,7 +163,7 @@ class TrainingConfig:
     clip_norm: float = option(5.0, "largest global gradient norm; 0: no limit", low=0.0)
     ema: float = option(0.98, "decay of the weight average that is evaluated and kept; 0: none", low=0.0, high=0.99999)
     patience: int = option(20, "epochs without a better validation score before training stops", low=1)
-    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, high=2**31 - 1)
     deterministic: bool = option(True, "bit-identical results for the same seed on the same CPU")
     cache: str = option(
         "memory", "keep decoded training images in memory, or decode them each time", choices=("memory", "none")

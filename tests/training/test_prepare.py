@@ -158,3 +158,9 @@ def test_opening_something_else_is_refused(tmp_path, run):
 def test_the_model_of_an_unfinished_run_is_refused_with_the_way_on(run):
     with pytest.raises(RunError, match="training has not finished; continue it with: busmt train --resume"):
         run.model_path  # noqa: B018
+
+
+@pytest.mark.parametrize("section", ["training", "folds"])
+def test_a_seed_beyond_what_generators_take_is_refused_before_anything_is_made(section):
+    with pytest.raises(ConfigError, match=f"{section}.seed must be between 0 and 2147483647, got 5000000000"):
+        config(**{section: {"seed": 5_000_000_000}})
