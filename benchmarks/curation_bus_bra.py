@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 
@@ -25,10 +27,11 @@ def main() -> None:
     cohort = read_cohort(options.data, "bus-bra")
     patient = cohort.table.set_index("image_id")["patient"]
     blind = Catalog(cohort.table.assign(group=cohort.table["image_id"]))
-    curation = curate(blind, CurationConfig(duplicates="all"))
+    with tempfile.TemporaryDirectory() as cache:
+        curation = curate(blind, CurationConfig(duplicates="all"), cache_dir=Path(cache))
+        told = curate(cohort, CurationConfig(), cache_dir=Path(cache))
     pairs = curation.pairs
     same = patient[pairs["first"]].to_numpy() == patient[pairs["second"]].to_numpy()
-    told = curate(cohort, CurationConfig())
     figures = {
         "images": len(cohort),
         "patients": int(patient.nunique()),

@@ -40,6 +40,7 @@ FRAME_CORRELATION = 0.94
 """Correlation of the whole thumbnails, not aligned, from which two images are frames of one lesion whatever the
 detail says: no two patients' images come near it."""
 _ROUGH_DETAIL = 0.38
+_SHIFT = 6
 _WORTH_READING = 0.40
 _SIZE = 192
 _BLOCK, _REACH, _STEP = 28, 6, 20
@@ -144,7 +145,8 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> tuple[np.
     Aligned at half the size first, where most candidates already turn out to be of other tissue. None for
     those, and where no alignment is found or too little is common.
     """
-    rough = _align(_halved(first), _halved(second), _scaled(start, 0.5), 3.0)
+    small = _halved(first), _halved(second)
+    rough = _align(*small, _shifted(*small, _scaled(start, 0.5)), 3.0)
     if rough is None or rough[1] < _ROUGH_DETAIL:
         return None
     return _align(first, second, _scaled(rough[0], 2.0), 6.0)
@@ -163,6 +165,17 @@ def _align(first: np.ndarray, second: np.ndarray, start: np.ndarray, radius: flo
     if common.mean() < _LEAST_OVERLAP:
         return None
     return matrix, correlation(warped[common], other[common])
+
+
+def _shifted(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """`start`, moved to where the middle of `second` is found: windows lie on a grid, crops do not."""
+    warped = cv2.warpAffine(local_detail(first, 3.0), start, first.shape[::-1], flags=_FLAGS)
+    middle = local_detail(second, 3.0)[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT]
+    score = cv2.matchTemplate(warped, np.ascontiguousarray(middle), cv2.TM_CCOEFF_NORMED)
+    down, across = (int(place) - _SHIFT for place in np.unravel_index(int(score.argmax()), score.shape))
+    moved = start.copy()
+    moved[:, 2] += start[:, :2] @ np.array([across, down], np.float32)
+    return moved
 
 
 def _halved(image: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Every image gets a compact descriptor: the low spatial frequencies (a discrete cosine transform, as in
 perceptual hashing: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010) of
 its histogram-equalised thumbnail, weighted by frequency. A copy may be cropped, so descriptors are also
-made of 99 windows of each image, and a window of one image is looked up among the whole images. A mirrored
+made of 143 windows of each image, and a window of one image is looked up among the whole images. A mirrored
 window has the same coefficients with other signs, so mirroring costs nothing.
 
 Up to `_EXACT` images, descriptors are multiplied in blocks. Beyond, they are sorted into cells by k-means
@@ -21,13 +21,16 @@ import numpy as np
 from busmt.data.curation.fingerprints import THUMBNAIL, Fingerprint
 
 EXTENTS: tuple[tuple[float, float], ...] = (
-    (0.0, 1.0), (0.0, 0.9), (0.05, 0.95), (0.1, 1.0), (0.0, 0.8), (0.1, 0.9), (0.2, 1.0), (0.0, 0.72), (0.14, 0.86),
-    (0.28, 1.0),
+    (0.0, 1.0),
+    (0.0, 0.9), (0.05, 0.95), (0.1, 1.0),
+    (0.0, 0.8), (0.1, 0.9), (0.2, 1.0),
+    (0.0, 0.75), (0.06, 0.81), (0.125, 0.875), (0.19, 0.94), (0.25, 1.0),
 )  # fmt: skip
 """Extents of the windows along either axis, as shares of the side; the first is the whole image."""
 _FREQUENCIES = 10
 _SIMILAR = 0.70
-_PER_IMAGE = 8
+_PER_IMAGE, _PER_IMAGE_CERTAIN = 8, 64
+_CERTAIN = 0.85
 _EXACT = 4000
 _PROBED = 3
 _BLOCK = 512
@@ -54,7 +57,7 @@ class Candidate:
 def find_candidates(
     prints: Sequence[Fingerprint], progress: Callable[[int, int], None] | None = None
 ) -> list[Candidate]:
-    """At most 8 candidates per image and orientation, the most similar first, each pair of images once per orientation.
+    """The 8 most similar images per image and orientation, and up to 64 that are very similar.
 
     Blank and unreadable images have none.
 
@@ -154,7 +157,8 @@ def _strongest(
     order = np.lexsort((column, -value, row))
     row, column, value, window = row[order], column[order], value[order], window[order]
     starts = np.searchsorted(row, row, side="left")
-    near = np.arange(len(row)) - starts < _PER_IMAGE
+    rank = np.arange(len(row)) - starts
+    near = (rank < _PER_IMAGE) | ((value > _CERTAIN) & (rank < _PER_IMAGE_CERTAIN))
     return [
         Candidate(int(r), int(c), int(w), mirrored, round(float(v), 4))
         for r, c, w, v in zip(row[near], column[near], window[near], value[near], strict=True)

@@ -12,7 +12,7 @@ from busmt.data.curation.cache import Cache
 from busmt.data.curation.candidates import find_candidates
 from busmt.data.curation.fingerprints import Fingerprint, file_key
 
-_VERSION = 3
+_VERSION = 4
 
 
 def find_pairs(
