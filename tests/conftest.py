@@ -44,7 +44,7 @@ def python(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=540,
             check=False,
         )
         if check and answer.returncode:

@@ -52,17 +52,17 @@ class Commands:
     def stop_after(self, process, name, epoch, how) -> tuple[int, str]:
         """Send a signal as soon as an epoch's checkpoint is there; exit code and stderr."""
         wanted = self.folder / "runs" / name / "checkpoints" / f"epoch_{epoch:05d}.npz"
-        end = time.monotonic() + 240
+        end = time.monotonic() + 540
         while not wanted.exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < end, "no checkpoint"
             time.sleep(0.01)
         process.send_signal(how)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=540)
         return process.returncode, errors
 
     def finish(self, process) -> dict:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=540)
         assert process.returncode == 0, errors
         return json.loads(output)
 
