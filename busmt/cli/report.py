@@ -17,13 +17,14 @@ Examples:
 """
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML file  [default: RUN/report.html]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML file  [default: in the run]")
 @json_option
 def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Write the report and the model card of an evaluated RUN, or of the runs of several folds.
 
     The report is one HTML file that needs no network. External cohorts that the first run was evaluated on
-    are part of it. The model card is written beside the run's files, as Markdown and as JSON.
+    are part of it. The model card is written beside the run's files, as Markdown and as JSON. For several
+    runs, their metrics and per-image table together are written beside the report.
     """
     from busmt.evaluation.card import write_card
     from busmt.evaluation.report import write_report

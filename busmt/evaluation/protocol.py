@@ -102,7 +102,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike, figures:
     folder.mkdir(parents=True, exist_ok=True)
     metrics, table = folder / METRICS_FILE, folder / PER_IMAGE_FILE
     write_metrics(evaluation.metrics, metrics)
-    write_atomically(table, evaluation.per_image.to_csv(index=False, float_format="%.9g").encode())
+    write_table(evaluation.per_image, table)
     return [metrics, table, *(write_figures(evaluation, folder / "figures") if figures else [])]
 
 
@@ -110,6 +110,11 @@ def write_metrics(metrics: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write metrics as JSON, atomically; NaN becomes null."""
     text = json.dumps(plain(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write a per-image table as CSV, atomically."""
+    write_atomically(path, table.to_csv(index=False, float_format="%.9g").encode())
 
 
 def read_evaluation(folder: str | os.PathLike) -> Evaluation:

@@ -22,7 +22,14 @@ from busmt.evaluation.compare import System, fold_by_fold, system_of
 from busmt.evaluation.evaluate import CASES_FOLDER, stamp
 from busmt.evaluation.figures import draw_history, figures_of, render
 from busmt.evaluation.headline import TASKS, headline, interval, number
-from busmt.evaluation.protocol import METRICS_FILE, Evaluation, evaluate_table, read_evaluation
+from busmt.evaluation.protocol import (
+    METRICS_FILE,
+    Evaluation,
+    evaluate_table,
+    read_evaluation,
+    write_metrics,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from busmt.training.run import Run
 
 HOME_FOLDER = "evaluation"
-REPORT_FILE = "report.html"
+REPORT_FILE, FOLDS_REPORT_FILE = "report.html", "folds-report.html"
 
 _CARDS = (
     ("segmentation", "dice", "Lesion Dice"),
@@ -75,7 +82,8 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike | None = None) -> P
 
     Args:
         runs: evaluated runs.
-        out: the HTML file; default report.html in the first run.
+        out: the HTML file; default report.html in the run, or folds-report.html beside several runs. The metrics
+            and the table of several runs together are written beside it (.metrics.json, .per_image.csv).
 
     Returns:
         The written file.
@@ -84,9 +92,15 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike | None = None) -> P
         DataError: a run was not evaluated, or two runs tested the same image.
         RunError: a run is not finished.
     """
-    path = Path(out) if out else runs[0].path / REPORT_FILE
+    several = len(runs) > 1
+    default = runs[0].path.parent / FOLDS_REPORT_FILE if several else runs[0].path / REPORT_FILE
+    path = Path(out) if out else default
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render_report(runs).encode())
+    if several:
+        pooled = read_home(runs).evaluation
+        write_metrics(pooled.metrics, path.with_suffix(".metrics.json"))
+        write_table(pooled.per_image, path.with_suffix(".per_image.csv"))
     return path
 
 
@@ -139,8 +153,17 @@ def read_home(runs: Sequence[Run]) -> Scored:
             f"{len(twice)} images, such as {twice.iloc[0]}, were tested by two of the runs; give one run per fold"
         )
     pooled = evaluate_table(table)
-    pooled.metrics["provenance"] = evaluations[0].metrics["provenance"]
+    pooled.metrics["provenance"] = pooled_provenance([evaluation.metrics["provenance"] for evaluation in evaluations])
     return Scored(pooled, folders)
+
+
+def pooled_provenance(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One value where the runs agree, else the list of theirs."""
+    pooled = {}
+    for key in sources[0]:
+        values = [source.get(key) for source in sources]
+        pooled[key] = values[0] if all(value == values[0] for value in values) else values
+    return pooled | {"created": max(source["created"] for source in sources)}
 
 
 def read_externals(run: Run) -> list[Scored]:
@@ -271,12 +294,16 @@ def _fact_rows(facts: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
     rows += [
         ("source commit", first["git"]),
         ("training started", first["started"]),
-        ("sha256 of the network", source["model_sha256"]),
+        ("sha256 of the network", ", ".join(_listed(source["model_sha256"]))),
         ("sha256 of the curated images", first["fingerprint"]),
         ("sha256 of the tested images", source["data_fingerprint"] if len(facts) == 1 else None),
         ("schema of metrics.json", f"{metrics['schema']} version {metrics['schema_version']}"),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def _commands(runs: Sequence[Run], facts: Sequence[Mapping[str, Any]], externals: Sequence[Scored]) -> list[str]:

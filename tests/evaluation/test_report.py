@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from disc_cohort import FakePredictor, evaluate_with_cases, make_cohort, make_run
 
@@ -17,6 +18,7 @@ from busmt.evaluation.card import write_card
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.evaluation.headline import headline
 from busmt.evaluation.narrative import limitations, parameter_count, protocol_sentences, run_facts
+from busmt.evaluation.protocol import plain
 from busmt.evaluation.report import read_externals, read_home, write_report
 from busmt.training.run import Run
 
@@ -105,6 +107,10 @@ def test_folds_are_put_together(runs, tmp_path):
     expected = np.nanmean(np.concatenate([table["dice"] for table in single]))
     assert home.metrics["segmentation"]["measures"]["dice"]["value"] == pytest.approx(expected)
     text = write_report(runs, tmp_path / "both.html").read_text()
+    metrics = json.loads((tmp_path / "both.metrics.json").read_text())
+    assert metrics["segmentation"] == plain(home.metrics["segmentation"])
+    assert metrics["provenance"]["fold"] == [0, 1]
+    assert len(pd.read_csv(tmp_path / "both.per_image.csv")) == 24
     assert "Fold by fold" in text
     assert "<h1>run &lt;0&gt;, run &lt;1&gt;</h1>" in text
     assert "2 networks were trained, each with another fold held out (folds 0, 1)" in text
