@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib import resources
 
@@ -69,6 +70,7 @@ def boxes(item: Fingerprint) -> str:
     return "|".join(f"{mark.kind} {mark.left} {mark.top} {mark.width} {mark.height}" for mark in item.marks)
 
 
+@functools.cache
 def axilla_list() -> frozenset[str]:
     """BUSI images with the word "axilla" burnt in, as published (source in the list's first line)."""
     text = (resources.files("busmt.data") / "lists" / "busi-axilla.csv").read_text(encoding="utf-8")
