@@ -38,10 +38,10 @@ def explain(
     The sanity figure shows the same maps with shuffled weights: a map that does not change shows the image,
     and not what was learned.
     """
-    from busmt.cli.predict import _collect
+    from busmt.cli.predict import collect_inputs
     from busmt.errors import BusmtError
 
-    items = list(_collect(inputs))
+    items = list(collect_inputs(inputs))
     network = _network_file(model)
     quiet_start()
     from busmt.evaluation.explain import Explainer

@@ -35,7 +35,7 @@ def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int
     from busmt.data.images import write_atomically
     from busmt.prediction import Predictor
 
-    items = list(_collect(inputs))
+    items = list(collect_inputs(inputs))
     predictor = Predictor.load(model)
     folder = Path(out)
     try:
@@ -65,7 +65,7 @@ def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int
     return 1 if failed else 0
 
 
-def _collect(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
+def collect_inputs(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
     """Image files and the unique name, relative to the output folder, that each one's results get."""
     from busmt.data.images import IMAGE_SUFFIXES
 
