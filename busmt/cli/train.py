@@ -42,8 +42,8 @@ Examples:
 @click.option("--runs", "runs_folder", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
 @click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset; options win over it.")
 @click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
-@click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
-@click.option("--fold", type=int, help="The fold to hold out as test part, from 0.")
+@click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split and test fold.")
+@click.option("--fold", type=int, help="The fold to hold out as test part, from 0. Default: 0, or the one of --folds.")
 @click.option("--resume", metavar="RUN", help="Continue this interrupted run folder.")
 @click.option("--deterministic/--no-deterministic", default=None, help="Bit-identical results on a CPU. Default: on.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Score the test part when training has ended.")
@@ -107,10 +107,21 @@ def configure(
     for option, (section, key) in _FLAGS.items():
         if flags.get(option) is not None:
             layers = merge(layers, {section: {key: flags[option]}})
+    layers = merge({"folds": _held_out_fold(flags.get("folds"))}, layers)
     if deterministic is not None:
         layers = merge(layers, {"training": {"deterministic": deterministic}})
     has_data = bool(layers.get("data", {}).get("path"))
     return Config.preset(preset or ("small" if has_data else "tiny"), layers)
+
+
+def _held_out_fold(folds_file: str | None) -> dict[str, Any]:
+    """A shared folds file brings its own test fold, unless another is asked for."""
+    if not folds_file:
+        return {}
+    from busmt.data.folds import held_out, read_folds
+
+    fold = held_out(read_folds(folds_file))
+    return {} if fold is None else {"fold": fold}
 
 
 def _fallback(config: Config) -> Config:

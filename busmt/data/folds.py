@@ -44,7 +44,7 @@ def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
         raise ConfigError(f"folds.fold is {config.fold}, but the folds are {sorted(set(folds.tolist()))}")
     table = catalog.table[["image_id", "group", "label"]].copy()
     table["fold"] = folds
-    if given is not None and _held_out(given) == config.fold:
+    if given is not None and held_out(given) == config.fold:
         table["part"] = given.set_index("image_id").loc[catalog.ids, "part"].to_numpy()
     else:
         table["part"] = _parts(catalog, folds, config)
@@ -87,6 +87,12 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
 def write_folds(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write a folds file, atomically."""
     images.write_atomically(path, table[list(COLUMNS)].to_csv(index=False).encode())
+
+
+def held_out(given: pd.DataFrame) -> int | None:
+    """The fold that a folds file holds out as test part; None where its test part spans several folds."""
+    folds = given.loc[given["part"] == "test", "fold"].unique()
+    return int(folds[0]) if len(folds) == 1 else None
 
 
 def check_folds(table: pd.DataFrame, source: str = "folds") -> None:
@@ -132,11 +138,6 @@ def _match(given: pd.DataFrame, catalog: Catalog, source: str) -> np.ndarray:
     folds = known.loc[catalog.ids, "fold"].to_numpy(np.int64)
     check_folds(catalog.table[["group"]].assign(fold=folds, part="test"), source)
     return folds
-
-
-def _held_out(given: pd.DataFrame) -> int | None:
-    folds = given.loc[given["part"] == "test", "fold"].unique()
-    return int(folds[0]) if len(folds) == 1 else None
 
 
 def _parts(catalog: Catalog, folds: np.ndarray, config: FoldsConfig) -> np.ndarray:

@@ -125,19 +125,14 @@ def test_info_tells_what_and_how_well(place, evaluated):
     assert "synthetic phantoms" in busmt("info", "runs/first", cwd=place).stdout
 
 
-def test_folds_file_gives_the_same_split(place, trained):
-    busmt(
-        "train", "--name", "again", "--epochs", "1", "--folds", "runs/first/folds.csv",
-        "--config", _short(place), cwd=place,
-    )  # fmt: skip
-    first, again = (pd.read_csv(place / "runs" / name / "folds.csv") for name in ("first", "again"))
-    pd.testing.assert_frame_equal(first, again)
-
-
-def _short(place: Path) -> Path:
-    path = place / "short.yaml"
-    path.write_text("training:\n  warmup_epochs: 0\n")
-    return path
+def test_folds_file_brings_its_split_and_its_test_fold(place):
+    settings = place / "short.yaml"
+    settings.write_text("data: {phantoms_per_class: 15}\ntraining: {epochs: 1, warmup_epochs: 0}\n")
+    busmt("train", "--name", "one", "--fold", "2", "--config", settings, cwd=place)
+    busmt("train", "--name", "two", "--folds", "runs/one/folds.csv", "--config", settings, cwd=place)
+    one, two = (pd.read_csv(place / "runs" / name / "folds.csv") for name in ("one", "two"))
+    assert set(one["fold"][one["part"] == "test"]) == {2}
+    pd.testing.assert_frame_equal(one, two)
 
 
 class TestBadInputToTrain:
