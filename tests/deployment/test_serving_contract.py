@@ -23,14 +23,15 @@ from busmt.evaluation.calibration import is_referred
 KERNELS = """
     Add AddV2 All Any ArgMax AvgPool BatchDatasetV2 BiasAdd Cast ConcatV2 Const Conv2D DatasetToSingleElement
     DecodeImage DecodePng DecodeRaw DepthwiseConv2dNative EncodePng EnsureShape Equal ExpandDims ExtractJpegShape
-    DisableCopyOnRead Fill FloorDiv FusedBatchNormV3 GatherV2 Greater GreaterEqual Identity IdentityN If IgnoreErrorsDataset Less
+    Fill FloorDiv FusedBatchNormV3 GatherV2 Greater GreaterEqual Identity IdentityN If IgnoreErrorsDataset Less
     LessEqual LogicalAnd LogicalNot LogicalOr MapDataset MatMul Max MaxPool Maximum Mean MergeV2Checkpoints Min
     Minimum Mul NoOp NotEqual OptionsDataset Pack Pad PadV2 PartitionedCall Placeholder Prod Range ReadVariableOp
     RealDiv Relu Relu6 Reshape ResizeBilinear RestoreV2 Round Rsqrt SaveV2 ScaleAndTranslate ScatterNd Select
     SelectV2 Shape ShardedFilename Sigmoid Size Slice Softmax Softplus Split SplitV Sqrt Squeeze
     StatefulPartitionedCall StatelessIf StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength Sub
-    StopGradient Substr Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
+    Substr Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
     TensorSliceDataset Tile Transpose Unpack VarHandleOp While ZerosLike AssignVariableOp VarIsInitializedOp
+    DisableCopyOnRead StopGradient
     """
 """Operations of TensorFlow's own kernels; no Python function and nothing that a server must be built with."""
 

@@ -8,6 +8,7 @@ as it is here for the answers.
 
 import argparse
 import sys
+from pathlib import Path
 
 import grpc
 import tensorflow as tf
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("images", nargs="+")
     parser.add_argument("--address", default="127.0.0.1:8500")
     arguments = parser.parse_args()
-    answers = predict([open(path, "rb").read() for path in arguments.images], arguments.address)
+    answers = predict([Path(path).read_bytes() for path in arguments.images], arguments.address)
     for row, path in enumerate(arguments.images):
         if answers["status"][row]:
             print(f"{path}: {answers['error'][row].decode()}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Ask a server over REST: TensorFlow Serving or `busmt serve`. Needs numpy and Pillow.
 
-    python client_rest.py image.png [--address http://127.0.0.1:8501] [--mask mask.png]
+python client_rest.py image.png [--address http://127.0.0.1:8501] [--mask mask.png]
 """
 
 import argparse
@@ -18,7 +18,8 @@ CLASSES = ("normal", "benign", "malignant")
 
 def predict(images: list[bytes], address: str, timeout: float = 60.0) -> list[dict]:
     """One answer per image: mask, label, class_id, refer, size, box, status, error."""
-    body = {"signature_name": "serving_bytes", "instances": [{"b64": base64.b64encode(data).decode()} for data in images]}
+    instances = [{"b64": base64.b64encode(data).decode()} for data in images]
+    body = {"signature_name": "serving_bytes", "instances": instances}
     request = urllib.request.Request(
         f"{address}/v1/models/@NAME@:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
