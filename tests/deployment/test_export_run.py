@@ -48,7 +48,7 @@ def odd_images(tmp_path_factory):
 
 def test_the_folder_holds_exactly_what_is_promised(export):
     small = {f"tflite-{row.variant}": f"model-{row.variant}.tflite" for row in export.variants if row.passed}
-    assert {"1", "model.tflite", "golden", "model.json", "parity.json", "labels.txt", *small.values()} == {
+    assert {"1", "serving", "model.tflite", "golden", "model.json", "parity.json", "labels.txt", *small.values()} == {
         entry.name for entry in export.folder.iterdir()
     }
     assert export.files == {
