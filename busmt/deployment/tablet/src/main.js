@@ -29,8 +29,8 @@ async function open(file) {
   tell(strings.working);
   try {
     Object.assign(state, await analyse(file));
-    setMode(null);
     editor.show(state.image, state.answer.mask);
+    setMode(null);
     $("attention").setAttribute("aria-pressed", "false");
     showAnswer();
     tell(strings.done);
