@@ -27,7 +27,8 @@ class Parity:
         min_mask_dice: smallest Dice between both thresholded masks; 1 where both are empty.
         max_mask_difference: largest difference of a lesion probability.
         max_label_difference: largest difference of a class probability.
-        contradictions: images whose class is normal and mask is not empty, or the reverse.
+        contradictions: images whose class is normal and mask is not empty, or the reverse, where Keras
+            is not contradictory itself (a network without refinement may be).
     """
 
     format: str
@@ -69,15 +70,14 @@ def compare(name: str, reference: Forward, candidate: Forward, inputs: Sequence[
     same, dice, mask_gap, label_gap, contradictions = 0, 1.0, 0.0, 0.0, 0
     for image in inputs:
         own, other = reference(image[None]), candidate(image[None])
-        label = int(np.argmax(other[LABEL_OUTPUT][0]))
-        same += label == int(np.argmax(own[LABEL_OUTPUT][0]))
+        same += np.argmax(other[LABEL_OUTPUT][0]) == np.argmax(own[LABEL_OUTPUT][0])
         first, second = own[MASK_OUTPUT] > MASK_THRESHOLD, other[MASK_OUTPUT] > MASK_THRESHOLD
         total = int(first.sum() + second.sum())
         dice = min(dice, 2 * int((first & second).sum()) / total if total else 1.0)
         # np.maximum keeps a NaN, which max() would lose
         mask_gap = float(np.maximum(mask_gap, np.abs(own[MASK_OUTPUT] - other[MASK_OUTPUT]).max()))
         label_gap = float(np.maximum(label_gap, np.abs(own[LABEL_OUTPUT] - other[LABEL_OUTPUT]).max()))
-        contradictions += (label == NORMAL) != (not second.any())
+        contradictions += _contradicts(other) and not _contradicts(own)
     return Parity(name, len(inputs), int(same), dice, mask_gap, label_gap, int(contradictions))
 
 
@@ -90,3 +90,8 @@ def require(parity: Parity) -> None:
             f"{parity.max_difference:.2e}, "
             f"{parity.contradictions} contradictions; nothing was written"
         )
+
+
+def _contradicts(outputs: dict[str, np.ndarray]) -> bool:
+    normal = int(np.argmax(outputs[LABEL_OUTPUT][0])) == NORMAL
+    return normal == bool((outputs[MASK_OUTPUT] > MASK_THRESHOLD).any())

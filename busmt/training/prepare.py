@@ -17,7 +17,7 @@ from busmt._version import __version__
 from busmt.config import Config
 from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_busi, read_cohort
-from busmt.data.curation import curate
+from busmt.data.curation import curate, default_cache_dir
 from busmt.data.folds import make_folds, write_folds
 from busmt.data.phantom import write_phantoms
 from busmt.errors import ConfigError, RunError
@@ -60,7 +60,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
         catalog.verify(progress)
     if config.curation.enabled:
         with stage("Curating") as progress:
-            curation = curate(catalog, config.curation, progress=progress)
+            curation = curate(catalog, config.curation, cache_dir=_cache(config), progress=progress)
         catalog = curation.catalog
         curation.decisions.to_csv(folder / DECISIONS, index=False)
     if len(catalog.classes) < 2:
@@ -72,6 +72,11 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
     (folder / CHECKPOINTS).mkdir()
     (folder / LOGS).mkdir()
     Run(folder, config).write_json(ENVIRONMENT, _environment(config, catalog))
+
+
+def _cache(config: Config) -> Path | None:
+    """Fingerprints of real cohorts are worth keeping between runs; phantoms are made anew for each."""
+    return default_cache_dir() if config.data.path else None
 
 
 def _read(config: Config, folder: Path, stage: Stage) -> Catalog:

@@ -1,6 +1,6 @@
-"""Make result.png, the picture in the README: phantoms that the model has not seen, truth in blue, prediction in orange.
+"""Make result.png, the picture in the README: phantoms the model has not seen, truth blue, prediction orange.
 
-    python docs/images/make_result.py runs/first
+python docs/images/make_result.py runs/first
 """
 
 from __future__ import annotations

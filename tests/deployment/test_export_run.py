@@ -260,6 +260,12 @@ def test_parity_of_equals():
     assert compare("x", empty, empty, IMAGE).passed
 
 
+def test_a_network_without_refinement_may_contradict_itself_and_its_export_with_it():
+    odd = answers([0.9, 0.8, 0.1, 0.2], [0.8, 0.1, 0.1])
+    assert compare("x", odd, odd, IMAGE).passed
+    assert compare("x", GOOD, odd, IMAGE).contradictions == 1
+
+
 @pytest.mark.parametrize(
     ("candidate", "field", "value"),
     [
