@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -75,8 +76,13 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
 
 
 def _cache(config: Config) -> Path | None:
-    """Fingerprints of real cohorts are worth keeping between runs; phantoms are made anew for each."""
-    return default_cache_dir() if config.data.path else None
+    """Fingerprints of real cohorts are worth keeping between runs, where the user's cache can be written."""
+    if not config.data.path:
+        return None
+    folder = default_cache_dir()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _read(config: Config, folder: Path, stage: Stage) -> Catalog:
