@@ -69,6 +69,8 @@ def test_the_report_needs_no_other_file(command, busi, tmp_path):
     command("--data", busi, "--out", tmp_path / "curated")
     html = (tmp_path / "curated" / "report.html").read_text()
     assert html.count("data:image/jpeg;base64,") >= 2
+    assert "<style>" in html
+    assert "__" not in html.split("<script>")[0].split("<h1>")[0]  # no placeholder is left
     assert "http://" not in html
     assert "https://" not in html
     assert "benign (10)" in html

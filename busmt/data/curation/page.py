@@ -58,7 +58,7 @@ function save() {
   link.download = 'overrides.csv'; link.click();
 }
 </script></body></html>
-"""
+""".replace("__STYLE__", _STYLE)
 
 CARDS = (
     """<!doctype html>
