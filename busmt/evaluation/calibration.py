@@ -17,8 +17,9 @@ from busmt.evaluation.classification import MALIGNANT, as_weights
 
 BINS: int = 15
 """Equal-width bins of the expected calibration error (Guo et al., ICML 2017)."""
-TEMPERATURES: tuple[float, float] = (0.05, 20.0)
-"""Range that a fitted temperature is taken from."""
+TEMPERATURES: tuple[float, float] = (0.4, 20.0)
+"""Range that a fitted temperature is taken from. A few validation images that are all classified right are most
+likely at a temperature of 0, which would make the model certain of everything: the lower end forbids that."""
 REFERRAL_SENSITIVITY: float = 0.99
 """Sensitivity for malignancy that the referral rule is fitted to reach."""
 

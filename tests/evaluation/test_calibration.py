@@ -59,6 +59,15 @@ def test_temperature_undoes_sharpness_from_logits_and_from_probabilities(sharpne
     assert k.calibration_measures(labels, calibrated)["ece"][0] < 0.03
 
 
+def test_faultless_validation_images_do_not_make_the_model_certain_of_everything():
+    labels = np.arange(30) % 3
+    probabilities = np.full((30, 3), 0.1)
+    probabilities[np.arange(30), labels] = 0.8
+    temperature = k.fit_temperature(probabilities, labels)
+    assert temperature == pytest.approx(k.TEMPERATURES[0], rel=1e-3)
+    assert k.apply_temperature(probabilities, temperature).max() < 0.995
+
+
 def test_temperature_keeps_the_order_of_classes():
     _, logits = draws(5, 100)
     assert (k.apply_temperature(logits, 3.7).argmax(axis=1) == logits.argmax(axis=1)).all()
