@@ -8,6 +8,7 @@ others work on files and arrays without TensorFlow, for masks, curation and pict
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 import zlib
@@ -240,6 +241,11 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write plain types as indented JSON, atomically. Raises DataError as `write_atomically`."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:

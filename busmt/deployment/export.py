@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from busmt._version import __version__
 from busmt.config import CLASSES, MASK_THRESHOLD
-from busmt.data.images import read_encoded, write_atomically
+from busmt.data.images import read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
 from busmt.deployment.parity import Parity, compare, require
@@ -176,13 +175,9 @@ def _card(run: Run, network: Any) -> dict[str, Any]:
 
 
 def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str) -> None:
-    _write_json(folder / SIDECAR, card)
-    _write_json(folder / PARITY_FILE, {"images": source, "results": [result.to_dict() for result in parity]})
+    write_json(folder / SIDECAR, card)
+    write_json(folder / PARITY_FILE, {"images": source, "results": [result.to_dict() for result in parity]})
     write_atomically(folder / "labels.txt", ("\n".join(CLASSES) + "\n").encode())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:

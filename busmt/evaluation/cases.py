@@ -132,7 +132,7 @@ def write_cases(
         images.write_png(target, picture)
         pictures[sample.image_id] = target
     index = {"stamp": stamp, "pictures": {image_id: target.name for image_id, target in pictures.items()}}
-    images.write_atomically(folder / _INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    images.write_json(folder / _INDEX, index)
     return [Case(case.kind, case.image_id, case.caption, pictures[case.image_id]) for case in cases]
 
 

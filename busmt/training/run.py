@@ -24,7 +24,7 @@ from busmt.config import Config
 from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_csv
 from busmt.data.folds import PARTS, read_folds
-from busmt.data.images import write_atomically
+from busmt.data.images import write_json
 from busmt.errors import RunError
 
 CONFIG, CATALOG, FOLDS, HISTORY = "config.yaml", "catalog.csv", "folds.csv", "history.csv"
@@ -129,7 +129,7 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, atomically."""
-        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+        write_json(self.path / name, value)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.path / name
