@@ -87,7 +87,9 @@ class FoldsConfig:
     """How the curated catalog is split. Groups (patients, duplicates) are never split."""
 
     count: int = option(5, "number of folds", low=2, high=50)
-    fold: int = option(0, "the fold that is held out as test set", low=0)
+    fold: int | None = option(
+        0, "the fold that is held out as test set; nothing (null): none, for pretraining and released models", low=0
+    )
     validation_share: float = option(
         0.15, "share of the training side that picks checkpoint and thresholds", low=0.01, high=0.5
     )
@@ -164,6 +166,9 @@ class TrainingConfig:
     ema: float = option(0.98, "decay of the weight average that is evaluated and kept; 0: none", low=0.0, high=0.99999)
     patience: int = option(20, "epochs without a better validation score before training stops", low=1)
     seed: int = option(0, "seed of weights, order and augmentation", low=0, high=2**31 - 1)
+    start: str | None = option(
+        None, "finished run or .keras file whose weights the network starts from, where names and shapes agree"
+    )
     deterministic: bool = option(True, "bit-identical results for the same seed on the same CPU")
     cache: str = option(
         "memory", "keep decoded training images in memory, or decode them each time", choices=("memory", "none")

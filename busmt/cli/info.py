@@ -42,7 +42,7 @@ def collect(run: Any) -> dict[str, Any]:
         "started": environment.get("started"),
         "command": environment.get("command"),
         "data": {"path": run.config.data.path or "synthetic phantoms", **environment.get("data", {})},
-        "test_fold": f"{run.config.folds.fold} of {folds['fold'].nunique()}",
+        "test_fold": None if run.config.folds.fold is None else f"{run.config.folds.fold} of {folds['fold'].nunique()}",
         "parts": {part: {name: int(n) for name, n in row.items()} for part, row in counts.iterrows()},
         "network": run.config.to_dict()["network"],
         "epochs": len(history),

@@ -21,6 +21,7 @@ _FLAGS = {
     "fold": ("folds", "fold"),
     "epochs": ("training", "epochs"),
     "seed": ("training", "seed"),
+    "start": ("training", "start"),
 }
 
 
@@ -30,6 +31,8 @@ Examples:
   busmt train
   busmt train --data path/to/Dataset_BUSI_with_GT --preset small --name busi
   busmt train --data path/to/BUS-BRA --fold 1 --epochs 40 --json
+  busmt train --data path/to/BUS-BRA --no-test --name bus-bra
+  busmt train --data path/to/Dataset_BUSI_with_GT --start runs/bus-bra
   busmt train --resume runs/busi
 """
 )
@@ -44,6 +47,8 @@ Examples:
 @click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
 @click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split and test fold.")
 @click.option("--fold", type=int, help="The fold to hold out as test part, from 0. Default: 0, or the one of --folds.")
+@click.option("--no-test", is_flag=True, help="Hold no test part out: for pretraining and released models.")
+@click.option("--start", metavar="RUN", help="Start from the weights of this finished run (or .keras file).")
 @click.option("--resume", metavar="RUN", help="Continue this interrupted run folder.")
 @click.option("--deterministic/--no-deterministic", default=None, help="Bit-identical results on a CPU. Default: on.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Score the test part when training has ended.")
@@ -54,6 +59,7 @@ def train(
     name: str | None,
     runs_folder: str,
     config_file: str | None,
+    no_test: bool,
     resume: str | None,
     deterministic: bool | None,
     then_evaluate: bool,
@@ -75,7 +81,7 @@ def train(
         run = Run.open(resume)
         _refuse_changes(preset, name, config_file, flags)
     else:
-        config = _fallback(configure(preset, config_file, flags, deterministic))
+        config = _fallback(configure(preset, config_file, flags, deterministic, no_test))
         folder = Path(runs_folder) / (name or _default_name(config, preset))
         if name and Path(name).name != name:
             raise ConfigError(f"--name {name}: must be a plain folder name; use --runs DIR for its place")
@@ -99,7 +105,11 @@ def train(
 
 
 def configure(
-    preset: str | None, config_file: str | None, flags: dict[str, Any], deterministic: bool | None = None
+    preset: str | None,
+    config_file: str | None,
+    flags: dict[str, Any],
+    deterministic: bool | None = None,
+    no_test: bool = False,
 ) -> Config:
     """Preset, then file, then options."""
     layers: dict[str, Any] = read_yaml(config_file) if config_file else {}
@@ -110,6 +120,10 @@ def configure(
     layers = merge({"folds": _held_out_fold(flags.get("folds"))}, layers)
     if deterministic is not None:
         layers = merge(layers, {"training": {"deterministic": deterministic}})
+    if no_test:
+        if flags.get("fold") is not None:
+            raise ConfigError("--fold and --no-test exclude each other")
+        layers = merge(layers, {"folds": {"fold": None}})
     has_data = bool(layers.get("data", {}).get("path"))
     return Config.preset(preset or ("small" if has_data else "tiny"), layers)
 
@@ -154,9 +168,11 @@ def _default_name(config: Config, preset: str | None) -> str:
 
 
 def _describe(run: Any) -> None:
+    from busmt.data.folds import PARTS
+
     folds = run.folds()
     counts = folds.groupby("part")["label"].value_counts().unstack(fill_value=0)
-    for part in ("train", "validation", "test"):
+    for part in (name for name in PARTS if name in counts.index):
         row = ", ".join(f"{count} {label}" for label, count in counts.loc[part].items())
         say(f"{part:>10}: {int(counts.loc[part].sum())} images ({row})")
 
@@ -179,5 +195,5 @@ def _conclude(run: Any, result: dict[str, Any], evaluated: bool) -> None:
         f"best epoch {result['best_epoch'] + 1} of {result['epochs']}: validation Dice {scores['val_dice']:.3f}, "
         f"balanced accuracy {scores['val_balanced_accuracy']:.3f}"
     )
-    if not evaluated:
+    if not evaluated and run.config.folds.fold is not None:
         say(f"next: busmt evaluate {run.path}")

@@ -24,7 +24,11 @@ COLUMNS: tuple[str, ...] = ("image_id", "group", "label", "fold", "part")
 def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
     """Split a catalog; official folds (a `fold` column in the catalog) are honoured.
 
+    A group that lies across official folds, because curation found one lesion under two patients, goes whole
+    to the fold that holds most of it.
+
     With `config.file` the folds of that file are used: its `part` too where it holds out the same fold.
+    Where `config.fold` is None no image is in the part "test".
 
     Returns:
         One row per image in catalog order, with the columns of `COLUMNS`.
@@ -40,7 +44,7 @@ def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
         folds = _official(catalog)
     else:
         folds = _stratify(catalog, config.count, config.seed, "folds.count")
-    if config.fold not in set(folds.tolist()):
+    if config.fold is not None and config.fold not in set(folds.tolist()):
         raise ConfigError(f"folds.fold is {config.fold}, but the folds are {sorted(set(folds.tolist()))}")
     table = catalog.table[["image_id", "group", "label"]].copy()
     table["fold"] = folds
@@ -49,7 +53,8 @@ def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
     else:
         table["part"] = _parts(catalog, folds, config)
     check_folds(table)
-    absent = [part for part in PARTS if part not in set(table["part"])]
+    needed = PARTS if config.fold is not None else PARTS[:2]
+    absent = [part for part in needed if part not in set(table["part"])]
     if absent:
         raise DataError(f"{config.file or 'folds'}: no image in the part {absent[0]}")
     return table
@@ -127,7 +132,8 @@ def _official(catalog: Catalog) -> np.ndarray:
     if wrong.any():
         name = catalog.table["image_id"][wrong].iloc[0]
         raise DataError(f"image {name}: no valid number in the column fold")
-    return folds.to_numpy(np.int64)
+    home = folds.groupby(catalog.table["group"]).transform(lambda group: group.mode().iloc[0])
+    return home.to_numpy(np.int64)
 
 
 def _match(given: pd.DataFrame, catalog: Catalog, source: str) -> np.ndarray:
@@ -143,9 +149,10 @@ def _match(given: pd.DataFrame, catalog: Catalog, source: str) -> np.ndarray:
 def _parts(catalog: Catalog, folds: np.ndarray, config: FoldsConfig) -> np.ndarray:
     """Test is the held-out fold; validation is one stratified share of the rest, whole groups."""
     part = np.full(len(catalog), "train", dtype=object)
-    part[folds == config.fold] = "test"
-    rest = np.flatnonzero(folds != config.fold)
+    held = -1 if config.fold is None else config.fold
+    part[folds == held] = "test"
+    rest = np.flatnonzero(folds != held)
     shares = max(2, round(1 / config.validation_share))
-    inner = _stratify(catalog.take(rest), shares, config.seed + 1 + config.fold, "1 / folds.validation_share")
+    inner = _stratify(catalog.take(rest), shares, config.seed + 1 + held, "1 / folds.validation_share")
     part[rest[inner == 0]] = "validation"
     return part

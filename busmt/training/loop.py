@@ -21,6 +21,7 @@ from busmt.model.network import REFINEMENT_LAYER, build_network
 from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
 from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
+from busmt.training.start import start_from
 from busmt.training.trainer import MultiTaskTrainer, compile_trainer
 from busmt.training.validation import ValidationSet
 
@@ -69,11 +70,13 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
     size, batch = config.network.input_size, config.training.batch_size
     training, validation = run.part("train"), run.part("validation")
     network = build_network(config.network)
+    if config.training.start and not any((run.path / CHECKPOINTS).glob("epoch_*.npz")):
+        _record(run, {"start": start_from(network, config.training.start)})
     steps = steps_per_epoch(training, config)
     trainer = compile_trainer(network, config, steps)
     keeper = _Keeper(run, trainer, ValidationSet(*read_samples(validation, size), validation.labels, batch), reporter)
     first = keeper.restore()
-    _record_backend(run)
+    _record(run, {"backend": keras.backend.backend(), "threads": determinism.thread_settings()})
     if first < config.training.epochs and not keeper.exhausted:
         data = training_dataset(training, config, first_epoch=first)
         trainer.fit(
@@ -219,7 +222,5 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     draft.replace(run.path / MODEL)
 
 
-def _record_backend(run: Run) -> None:
-    environment = run.environment()
-    environment |= {"backend": keras.backend.backend(), "threads": determinism.thread_settings()}
-    run.write_json(ENVIRONMENT, environment)
+def _record(run: Run, facts: dict[str, Any]) -> None:
+    run.write_json(ENVIRONMENT, run.environment() | facts)

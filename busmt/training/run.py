@@ -112,7 +112,10 @@ class Run:
         if name not in PARTS:
             raise RunError(f"unknown part {name!r}; choose one of {', '.join(PARTS)}")
         folds = self.folds()
-        return self.catalog().select(folds["image_id"][folds["part"] == name])
+        names = folds["image_id"][folds["part"] == name]
+        if names.empty:
+            raise RunError(f"{self.path}: no image is in the part {name} (the run was trained with --no-test?)")
+        return self.catalog().select(names)
 
     def history(self) -> pd.DataFrame:
         """One row per finished epoch; empty before the first."""

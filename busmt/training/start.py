@@ -1,0 +1,56 @@
+"""Start a network from the weights of an earlier one: pretraining on another cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from busmt.errors import RunError
+from busmt.model.network import REFINEMENT_LAYER
+from busmt.prediction import load_network
+from busmt.training.run import Run
+
+
+def start_from(network: keras.Model, source: str | os.PathLike) -> dict[str, Any]:
+    """Copy the weights of a finished network, layer by layer, where name and shapes agree.
+
+    The refinement layer keeps its own start: what it holds was fitted on the other cohort's validation part.
+
+    Args:
+        network: the new network; changed in place.
+        source: a finished run folder, or a .keras file.
+
+    Returns:
+        For the record: the file, its sha256, the number of layers copied and the names of those that were not.
+
+    Raises:
+        RunError: the source is not there or not finished, or no layer fits.
+    """
+    path = Run.open(source).model_path if Path(source).is_dir() else Path(source)
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder or .keras file to start from")
+    given = {layer.name: layer for layer in load_network(path).layers if layer.weights}
+    copied, left = [], []
+    for layer in network.layers:
+        if not layer.weights or layer.name == REFINEMENT_LAYER:
+            continue
+        values = [np.asarray(weight) for weight in given[layer.name].weights] if layer.name in given else []
+        if [value.shape for value in values] == [tuple(weight.shape) for weight in layer.weights]:
+            for weight, value in zip(layer.weights, values, strict=True):
+                weight.assign(value)
+            copied.append(layer.name)
+        else:
+            left.append(layer.name)
+    if not copied:
+        raise RunError(f"{path}: no layer of it fits the new network; start from a run of the same network section")
+    return {
+        "file": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "layers": len(copied),
+        "left": left,
+    }
