@@ -24,9 +24,6 @@ COLUMNS: tuple[str, ...] = ("image_id", "group", "label", "fold", "part")
 def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
     """Split a catalog; official folds (a `fold` column in the catalog) are honoured.
 
-    A group that lies across official folds, because curation found one lesion under two patients, goes whole
-    to the fold that holds most of it.
-
     With `config.file` the folds of that file are used: its `part` too where it holds out the same fold.
     Where `config.fold` is None no image is in the part "test".
 
@@ -132,8 +129,7 @@ def _official(catalog: Catalog) -> np.ndarray:
     if wrong.any():
         name = catalog.table["image_id"][wrong].iloc[0]
         raise DataError(f"image {name}: no valid number in the column fold")
-    home = folds.groupby(catalog.table["group"]).transform(lambda group: group.mode().iloc[0])
-    return home.to_numpy(np.int64)
+    return folds.to_numpy(np.int64)
 
 
 def _match(given: pd.DataFrame, catalog: Catalog, source: str) -> np.ndarray:

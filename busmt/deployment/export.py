@@ -93,14 +93,16 @@ def export_run(
 def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray], list[bytes | None], str]:
     """Network inputs and encoded bytes for the comparison: test images, evenly spread over the classes.
 
+    A run without a test part lends its validation images: exports are compared with Keras, not with the truth.
     Where the run's images are not at hand, phantoms are used, and the text says so.
     """
     size = run.config.network.input_size
     try:
-        test = run.part("test")
-        positions = np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)
-        paths = [test[int(position)].image for position in positions]
-        return [read_image(path, size)[0] for path in paths], [read_encoded(path) for path in paths], "test images"
+        part = "test" if run.config.folds.fold is not None else "validation"
+        images = run.part(part)
+        positions = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+        paths = [images[int(position)].image for position in positions]
+        return [read_image(path, size)[0] for path in paths], [read_encoded(path) for path in paths], f"{part} images"
     except DataError as error:
         inputs = []
         for seed in range(count):

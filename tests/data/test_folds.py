@@ -247,3 +247,11 @@ def test_busi_is_split_in_its_proportions(busi_dir):
     table = make_folds(catalog, FoldsConfig())
     shares = table.groupby("fold")["label"].value_counts(normalize=True).unstack()
     assert (shares.max() - shares.min()).max() < 0.01
+
+
+@given(catalogs(), st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_without_a_held_out_fold_every_image_is_trained_or_validated_on(catalog, seed):
+    table = make_folds(catalog, FoldsConfig(count=3, fold=None, seed=seed, validation_share=0.5))
+    assert set(table["part"]) == {"train", "validation"}
+    assert (table.groupby("group")["part"].nunique() == 1).all()

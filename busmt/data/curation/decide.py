@@ -152,7 +152,22 @@ def _result(
         first = decisions.iloc[0]
         raise DataError(f"nothing is left: {first['image_id']} was removed ({first['reason']}), and so were all others")
     table = catalog.table.assign(group=decisions["group"].to_numpy())
-    return Curation(Catalog(table.iloc[kept]), decisions, _pair_table(catalog, pairs), notes)
+    table = _settle_folds(table.iloc[kept], catalog.table["group"].iloc[kept])
+    return Curation(Catalog(table), decisions, _pair_table(catalog, pairs), notes)
+
+
+def _settle_folds(table: pd.DataFrame, before: pd.Series) -> pd.DataFrame:
+    """Official folds after groups were joined: a joined group goes whole to the fold that holds most of it.
+
+    A cohort may file one patient under two numbers and put them into different folds. A group that was split
+    before anything was joined is left as it is, to be refused where the folds are made.
+    """
+    if "fold" not in table:
+        return table
+    groups = table["group"]
+    joined = before.groupby(groups).transform("nunique") > 1
+    most = table["fold"].groupby(groups).transform(lambda folds: folds.mode().iloc[0])
+    return table.assign(fold=table["fold"].where(~joined, most))
 
 
 def _pair_table(catalog: Catalog, pairs: list[Pair]) -> pd.DataFrame:

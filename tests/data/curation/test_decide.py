@@ -11,6 +11,7 @@ import pytest
 
 from busmt.config import CurationConfig
 from busmt.data import images
+from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_cohort
 from busmt.data.curation import curate, read_name_list
 from busmt.errors import ConfigError, DataError
@@ -77,6 +78,19 @@ def test_patient_groups_are_merged_never_split(cohort, scan):
     cohort.add("a", scan(1), group="p1").add("b", scan(2), group="p1").add("c", scan(3), group="p2")
     cohort.add("d", scan(2), group="p3")
     assert curate(cohort.catalog(), ALL).catalog.table["group"].tolist() == ["p1", "p1", "p2", "p1"]
+
+
+def test_patients_joined_across_official_folds_go_where_most_of_them_are(cohort, scan):
+    cohort.add("a", scan(1), group="p1").add("b", scan(2), group="p1").add("c", scan(3), group="p2")
+    cohort.add("d", scan(2), group="p3")
+    given = Catalog(cohort.catalog().table.assign(fold=[4, 4, 1, 2]))
+    assert curate(given, ALL).catalog.table["fold"].tolist() == [4, 4, 1, 4]
+
+
+def test_a_patient_that_was_split_before_curation_is_not_mended(cohort, scan):
+    cohort.add("a", scan(1), group="p1").add("b", scan(2), group="p1").add("c", scan(3), group="p2")
+    given = Catalog(cohort.catalog().table.assign(fold=[0, 1, 1]))
+    assert curate(given, ALL).catalog.table["fold"].tolist() == [0, 1, 1]
 
 
 def test_copies_whose_masks_disagree_are_flagged_with_the_iou(cohort, scan):
