@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from busmt.config import LABEL_LOGITS_OUTPUT
 from busmt.errors import RunError
 from busmt.model.network import REFINEMENT_LAYER
 from busmt.prediction import load_network
@@ -29,7 +30,7 @@ def start_from(network: keras.Model, source: str | os.PathLike) -> dict[str, Any
         For the record: the file, its sha256, the number of layers copied and the names of those that were not.
 
     Raises:
-        RunError: the source is not there or not finished, or no layer fits.
+        RunError: the source is not there or not finished, or no layer but the last of the class head fits.
     """
     path = Run.open(source).model_path if Path(source).is_dir() else Path(source)
     if not path.exists():
@@ -46,7 +47,7 @@ def start_from(network: keras.Model, source: str | os.PathLike) -> dict[str, Any
             copied.append(layer.name)
         else:
             left.append(layer.name)
-    if not copied:
+    if set(copied) <= {LABEL_LOGITS_OUTPUT}:  # the last layer of the class head fits every network
         raise RunError(f"{path}: no layer of it fits the new network; start from a run of the same network section")
     return {
         "file": str(path),

@@ -252,6 +252,10 @@ def test_busi_is_split_in_its_proportions(busi_dir):
 @given(catalogs(), st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
 def test_without_a_held_out_fold_every_image_is_trained_or_validated_on(catalog, seed):
-    table = make_folds(catalog, FoldsConfig(count=3, fold=None, seed=seed, validation_share=0.5))
+    try:
+        table = make_folds(catalog, FoldsConfig(count=3, fold=None, seed=seed, validation_share=0.5))
+    except DataError as error:
+        assume("independent groups" not in str(error))
+        raise
     assert set(table["part"]) == {"train", "validation"}
     assert (table.groupby("group")["part"].nunique() == 1).all()
