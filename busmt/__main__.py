@@ -1,3 +1,4 @@
 from busmt.cli.main import main
 
-main()
+if __name__ == "__main__":  # child processes import this file under another name
+    main()

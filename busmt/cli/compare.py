@@ -47,7 +47,7 @@ def compare(
         say(f"{result['left_out']} images were not scored by all systems and are left out")
     for comparison in result["comparisons"]:
         _print(result, comparison)
-    _print_folds(result["folds"])
+    print_folds(result["folds"])
 
 
 def read_system(text: str, cohort: str | None) -> System:
@@ -104,7 +104,7 @@ def _print(result: dict[str, Any], comparison: dict[str, Any]) -> None:
     _console().print(table)
 
 
-def _print_folds(folds: dict[str, Any]) -> None:
+def print_folds(folds: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 

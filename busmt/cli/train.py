@@ -81,7 +81,7 @@ def train(
         run = Run.open(resume)
         _refuse_changes(preset, name, config_file, flags)
     else:
-        config = _fallback(configure(preset, config_file, flags, deterministic, no_test))
+        config = with_available_encoder(configure(preset, config_file, flags, deterministic, no_test))
         folder = Path(runs_folder) / (name or _default_name(config, preset))
         if name and Path(name).name != name:
             raise ConfigError(f"--name {name}: must be a plain folder name; use --runs DIR for its place")
@@ -138,7 +138,7 @@ def _held_out_fold(folds_file: str | None) -> dict[str, Any]:
     return {} if fold is None else {"fold": fold}
 
 
-def _fallback(config: Config) -> Config:
+def with_available_encoder(config: Config) -> Config:
     """The plain encoder, said aloud, where the pretrained weights are not installed."""
     from busmt.model.network import available_encoder
     from busmt.model.pretrained import EXTRA

@@ -90,7 +90,7 @@ def compare(
     Returns:
         What comparison.json holds: "systems", "images", "groups", "left_out", "comparisons" (one for each
         system after the first: measure to first, second, difference = second - first with interval, p_value,
-        verdict) and "folds" (each system's Dice and balanced accuracy fold by fold, with mean and spread).
+        verdict) and "folds" (each system's Dice, accuracy and balanced accuracy fold by fold, with mean and spread).
 
     Raises:
         DataError: fewer than two systems, other images, or images whose class, size or mask differs.
@@ -199,11 +199,12 @@ def _check_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFrame)
 
 
 def fold_by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:
-    """Dice and balanced accuracy of each fold, with their mean and standard deviation (NaN for one fold)."""
-    values: dict[str, list[float]] = {"dice": [], "balanced_accuracy": []}
+    """Dice, accuracy and balanced accuracy of each fold, with their mean and standard deviation (NaN for one fold)."""
+    values: dict[str, list[float]] = {"dice": [], "accuracy": [], "balanced_accuracy": []}
     for fold in system.folds:
         values["dice"].append(float(fold.loc[fold["lesion_pixels"] > 0, "dice"].mean()))
         labels, probabilities = scored_labels(fold[fold["label"].isin(classes)], classes)
+        values["accuracy"].append(float((probabilities.argmax(axis=1) == labels).mean()))
         table = classification.confusion(labels, probabilities.argmax(axis=1), len(classes))
         values["balanced_accuracy"].append(float(classification.balanced_accuracy(table)[0]))
     return {

@@ -275,7 +275,7 @@ def _case(case: Case, picture: Path) -> dict[str, str]:
 
 
 def _fold_rows(system: System, classes: Sequence[str]) -> list[dict[str, Any]]:
-    names = {"dice": "Dice", "balanced_accuracy": "Balanced accuracy"}
+    names = {"dice": "Dice", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
     return [
         {
             "name": names[key],

@@ -40,6 +40,7 @@ def summarise(
         "interval": {"method": "percentile bootstrap", "unit": "group", "level": LEVEL, **draw},
         "segmentation": _segmentation(table, **draw),
         "normals": _normals(table, **draw),
+        "for_comparison_only": _dice_average(table, **draw),
         "detection": _detection(table, **draw),
         "classification": _classification(table, classes, **draw),
         "calibration": _calibration(table, classes, referral_threshold, **draw),
@@ -133,6 +134,20 @@ def _normals(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any] |
     )
     counts = {"images": len(normals), "with_false_positive": int(marked.sum())}
     return counts | {name: estimate.to_dict() for name, estimate in estimates.items()}
+
+
+def _dice_average(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Dice over all images, where an empty mask on a normal counts 1 and any other mask on it 0.
+
+    Papers publish this average (such as Aumente-Maestro et al., 2025). A model that marks nothing anywhere scores
+    the share of normals in it, so it serves comparison with them and nothing else.
+    """
+    empty = (table["predicted_pixels"] == 0).to_numpy(np.float64)
+    values = np.where(table["lesion_pixels"] > 0, table["dice"].to_numpy(np.float64), empty)
+    estimates = bootstrap(
+        lambda weights: {"dice_average": weighted_mean(values, weights)}, table["group"].to_numpy(), resamples, seed
+    )
+    return {"dice_average": estimates["dice_average"].to_dict()}
 
 
 def _detection(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:

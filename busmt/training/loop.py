@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,7 @@ class _Keeper(keras.callbacks.Callback):
         super().__init__()
         self.run, self.trainer, self.validation, self.reporter = run, trainer, validation, reporter
         self.history: list[dict[str, float]] = []
+        self.spent, self.started = 0.0, time.process_time()
         self.best_score, self.best_epoch = -np.inf, -1
 
     @property
@@ -110,6 +112,11 @@ class _Keeper(keras.callbacks.Callback):
         """Whether the validation score has not risen for as long as is allowed."""
         return len(self.history) - 1 - self.best_epoch >= self.run.config.training.patience
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of this training up to now, of all its sittings, over all cores."""
+        return self.spent + time.process_time() - self.started
+
     def restore(self) -> int:
         """Load the newest sound state; returns the epoch to go on with."""
         for path in sorted(self.folder.glob("epoch_*.npz"), reverse=True):
@@ -120,6 +127,7 @@ class _Keeper(keras.callbacks.Callback):
                 continue
             self.history = meta["history"]
             self.best_score, self.best_epoch = meta["best_score"], meta["best_epoch"]
+            self.spent = meta["cpu_seconds"]
             self._write_history()
             return len(self.history)
         if any(self.folder.glob("epoch_*.npz")):
@@ -143,7 +151,8 @@ class _Keeper(keras.callbacks.Callback):
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
         self.history.append(row)
         self._write_history()
-        meta = {"history": self.history, "best_score": self.best_score, "best_epoch": self.best_epoch}
+        best_so_far = {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        meta = {"history": self.history, **best_so_far, "cpu_seconds": self.cpu_seconds}
         write_checkpoint(self.folder / f"epoch_{epoch:05d}.npz", self._state(), meta)
         for old in sorted(self.folder.glob("epoch_*.npz"))[:-_KEPT]:
             old.unlink()
@@ -194,9 +203,10 @@ def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
 
 
 def _finish(run: Run, keeper: _Keeper) -> None:
-    """Best weights, threshold and temperature from validation, final network under its final name."""
+    """Best weights, normal margin, threshold and temperature from validation, final network under its final name."""
     network, validation = keeper.trainer.network, keeper.validation
     read_checkpoint(keeper.folder / BEST, {"network": network.weights})
+    margin = validation.fit_margin(network)
     threshold = validation.fit_threshold(network)
     _, probabilities = validation.predict(network)
     temperature = fit_temperature(probabilities, validation.labels)
@@ -211,12 +221,14 @@ def _finish(run: Run, keeper: _Keeper) -> None:
             "fitted_on": "validation",
             "images": len(validation.labels),
             "best_epoch": keeper.best_epoch,
+            "normal_margin": margin,
             "mask_threshold": threshold,
             "temperature": float(temperature),
             "referral_threshold": referral,
             "validation": scores,
         },
     )
+    _record(run, {"cpu_seconds": round(keeper.cpu_seconds, 1)})
     draft = run.path / f".draft.{MODEL}"
     network.save(draft)
     draft.replace(run.path / MODEL)

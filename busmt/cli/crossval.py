@@ -1,0 +1,98 @@
+"""busmt crossval"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from busmt.cli.common import json_option, print_json, progress, quiet_start, say
+from busmt.config import PRESETS
+from busmt.errors import ConfigError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1
+  busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1 --fold 3 --fold 4
+  busmt crossval --name p1 --merge
+  busmt crossval --data path/to/BUS-BRA --config p3.yaml --name p3 --json
+"""
+)
+@click.option("--name", required=True, help="Of the experiment; results go to RESULTS/NAME/fold_K.json.")
+@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default: synthetic phantoms.")
+@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option("--preset", type=click.Choice(PRESETS), help="Size of it all. Default: small; tiny for phantoms.")
+@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset; options win over it.")
+@click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
+@click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
+@click.option(
+    "--fold", "only", type=int, multiple=True, help="A fold to compute, from 0; may be repeated. Default: all."
+)
+@click.option("--epochs", type=int, help="Largest number of epochs.")
+@click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
+@click.option("--start", metavar="RUN", help="Start every fold from the weights of this finished run.")
+@click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
+@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
+@click.option("--merge", is_flag=True, help="Compute nothing: put the fold files that are there together.")
+@json_option
+def crossval(
+    name: str,
+    preset: str | None,
+    config_file: str | None,
+    only: tuple[int, ...],
+    results: str,
+    runs: str,
+    merge: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train and test every fold, and pool the results.
+
+    Each fold picks its checkpoint, threshold and temperature on validation images of its own training side; its
+    test images are scored once. A finished fold leaves a small file that can be shared; finished folds are
+    skipped, and an interrupted one goes on, when the same command is given again. Fold files of one experiment that
+    were computed elsewhere count as finished here.
+    """
+    from busmt.training.crossval import cross_validate, pool_folds, run_fold
+
+    if Path(name).name != name:
+        raise ConfigError(f"--name {name}: must be a plain name; use --results DIR for its place")
+    if merge:
+        options = {"fold": only, "config": config_file, "preset": preset, **flags}
+        given = [option for option, value in options.items() if value not in (None, ())]
+        if given:
+            raise ConfigError(f"--merge computes nothing; leave out --{given[0]}")
+        outcome = pool_folds(Path(results) / name)
+    else:
+        from busmt.cli.display import TrainingDisplay
+        from busmt.cli.train import configure, with_available_encoder
+
+        quiet_start()
+        config = with_available_encoder(configure(preset, config_file, flags))
+        run_one = partial(run_fold, stage=progress, display=TrainingDisplay)
+        outcome = cross_validate(config, name, run_one, results=results, runs=runs, only=only, say=say)
+    if as_json:
+        print_json(outcome.evaluation.metrics)
+        return
+    _print(outcome)
+
+
+def _print(outcome: Any) -> None:
+    from busmt.cli.compare import print_folds
+    from busmt.cli.evaluate import print_table
+    from busmt.evaluation.headline import headline
+    from busmt.evaluation.protocol import METRICS_FILE
+
+    metrics = outcome.evaluation.metrics
+    facts = metrics["cross_validation"]
+    counts = f"{metrics['images']} test images of {metrics['groups']} groups"
+    print_table(headline(metrics), f"{outcome.name}: {counts}, {len(outcome.done)} folds")
+    print_folds({outcome.name: facts["by_fold"]})
+    say(f"training took {facts['cpu_hours']:.2f} CPU hours")
+    if outcome.missing:
+        say(f"not finished: folds {', '.join(map(str, outcome.missing))}; the same command computes them")
+    say(f"metrics: {outcome.folder / METRICS_FILE}")

@@ -1,0 +1,282 @@
+"""Cross-validation: every fold trained and tested in a process of its own, small results that can be merged.
+
+A finished fold leaves `fold_K.json` in the experiment's folder: configuration, versions, cost and the scores of
+every test image. The pooled metrics are a function of these files alone, so that folds may be computed at
+different times and places and put together afterwards.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from busmt.config import Config
+from busmt.data.cohorts import read_cohort
+from busmt.data.folds import read_folds
+from busmt.data.images import write_json
+from busmt.errors import DataError, RunError
+from busmt.evaluation.compare import fold_by_fold, system_of
+from busmt.evaluation.protocol import METRICS_FILE, Evaluation, evaluate_table, read_evaluation, write_metrics
+from busmt.training.run import Run
+
+if TYPE_CHECKING:
+    from busmt.training.loop import Reporter
+    from busmt.training.prepare import Stage
+
+SCHEMA: str = "busmt-fold"
+SCHEMA_VERSION: int = 1
+_FLOATS = "%.7g"
+"""Scores in a fold file: as many digits as float32 holds."""
+
+RunFold = Callable[[Config, Path], None]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The folds of one experiment put together.
+
+    Attributes:
+        name: of the experiment.
+        folder: where the fold files and metrics.json lie.
+        done: folds that are finished.
+        missing: folds that are not.
+        evaluation: of all finished folds' test images together.
+    """
+
+    name: str
+    folder: Path
+    done: tuple[int, ...]
+    missing: tuple[int, ...]
+    evaluation: Evaluation
+
+
+def cross_validate(
+    config: Config,
+    name: str,
+    run_one: RunFold | None = None,
+    *,
+    results: str | os.PathLike = "results",
+    runs: str | os.PathLike = "runs",
+    only: Sequence[int] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> CrossValidation:
+    """Train and test the folds that are not finished yet, one after the other, and pool all finished ones.
+
+    Run folders are `RUNS/NAME-foldK`, results `RESULTS/NAME/fold_K.json`. A run that was interrupted goes on.
+
+    Args:
+        config: of every fold; `folds.fold` is set for each.
+        name: of the experiment.
+        run_one: `run_fold`, or a partial of it with displays; called in a new process, so it must be picklable.
+        results, runs: parent folders.
+        only: folds to compute; none: all.
+        say: called with a line of text at each stage.
+
+    Raises:
+        RunError: a fold file or run folder of this name belongs to another configuration, or a fold's process
+            was ended from outside.
+        DataError, ConfigError: the data or the split cannot be used, or a fold does not exist.
+    """
+    folder, folds = Path(results) / name, fold_numbers(config)
+    unknown = sorted(set(only) - set(folds))
+    if unknown:
+        raise DataError(f"fold {unknown[0]} does not exist; the folds are {', '.join(map(str, folds))}")
+    for fold in only or folds:
+        file, own = fold_file(folder, fold), config.replace({"folds": {"fold": fold}})
+        if file.exists():
+            _require_same(read_fold(file), portable(own), file)
+            say(f"fold {fold}: finished, kept as it is ({file})")
+            continue
+        say(f"fold {fold} of {', '.join(map(str, folds))}")
+        place = Path(runs) / f"{name}-fold{fold}"
+        _in_new_process(run_one or run_fold, own, place)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, fold_record(name, fold, place))
+    return pool_folds(folder, folds)
+
+
+def run_fold(
+    config: Config,
+    place: Path,
+    stage: Stage | None = None,
+    display: Callable[[Run], AbstractContextManager[Reporter]] | None = None,
+) -> None:
+    """Train the run of a configuration in a folder, or continue it, and evaluate its test part.
+
+    Args:
+        config: of this fold.
+        place: the run folder.
+        stage: as for `busmt.training.prepare.prepare_run`.
+        display: opens a display of the training.
+
+    Raises:
+        RunError: the folder holds a run of another configuration.
+    """
+    from busmt.evaluation.evaluate import evaluate_run
+    from busmt.prediction import Predictor
+    from busmt.training.loop import SilentReporter, train
+    from busmt.training.prepare import prepare_run
+
+    if place.exists():
+        run = Run.open(place)
+        _require_same({"config": portable(run.config)}, portable(config), place)
+    else:
+        run = prepare_run(config, place, stage)
+    if not run.finished:
+        with display(run) if display else nullcontext(SilentReporter()) as reporter:
+            train(run, reporter)
+    evaluate_run(run, Predictor.load(run.path), pictures=False)
+
+
+def pool_folds(folder: str | os.PathLike, folds: Sequence[int] | None = None) -> CrossValidation:
+    """Put the fold files of an experiment together and write the pooled metrics.json beside them.
+
+    Args:
+        folder: with the fold files.
+        folds: those that there should be; None: as many as their configuration says, or those that are there.
+
+    Raises:
+        DataError: no fold file, or one that is damaged.
+        RunError: files of different configurations or data.
+    """
+    folder = Path(folder)
+    records = [read_fold(file) for file in sorted(folder.glob("fold_*.json"), key=_number)]
+    if not records:
+        raise DataError(f"{folder}: no fold_K.json there; `busmt crossval --name NAME` makes them")
+    for record in records[1:]:
+        _require_same(record, records[0]["config"], fold_file(folder, record["fold"]))
+        if record["data_fingerprint"] != records[0]["data_fingerprint"]:
+            raise RunError(f"{fold_file(folder, record['fold'])}: made from other data than fold {records[0]['fold']}")
+    done = tuple(record["fold"] for record in records)
+    expected = tuple(folds if folds is not None else records[0]["folds"])
+    tables = [Evaluation(fold_table(record), {}) for record in records]
+    system = system_of(folder.name, tables)
+    evaluation = evaluate_table(system.table, seed=records[0]["config"]["folds"]["seed"])
+    missing = tuple(fold for fold in expected if fold not in done)
+    evaluation.metrics["cross_validation"] = {
+        "experiment": folder.name,
+        "folds": list(done),
+        "missing": list(missing),
+        "by_fold": fold_by_fold(system, evaluation.classes),
+        "cpu_hours": sum(record["cpu_hours"] for record in records),
+        "training_seed": records[0]["config"]["training"]["seed"],
+        "data_fingerprint": records[0]["data_fingerprint"],
+        "busmt": sorted({record["environment"]["busmt"] for record in records}),
+    }
+    write_metrics(evaluation.metrics, folder / METRICS_FILE)
+    return CrossValidation(folder.name, folder, done, missing, evaluation)
+
+
+def fold_numbers(config: Config) -> list[int]:
+    """The folds that a configuration splits its data into: of its folds file, the cohort's own, or 0 to count - 1."""
+    if config.folds.file:
+        return sorted(int(fold) for fold in read_folds(config.folds.file)["fold"].unique())
+    if config.data.path:
+        table = read_cohort(config.data.path, config.data.cohort).table
+        if "fold" in table:
+            return sorted(int(fold) for fold in table["fold"].unique())
+    return list(range(config.folds.count))
+
+
+def fold_file(folder: Path, fold: int) -> Path:
+    """Where the result of a fold is kept."""
+    return folder / f"fold_{fold}.json"
+
+
+def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
+    """What is kept of a finished and evaluated run: plain JSON, no pixels, no paths of the machine."""
+    run = Run.open(place)
+    environment, history = run.environment(), run.history()
+    table = read_evaluation(place / "evaluation").per_image
+    kept = ("busmt", "python", "platform", "packages", "git", "backend", "threads", "deterministic")
+    start = environment.get("start")
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "experiment": name,
+        "fold": fold,
+        "folds": sorted(int(number) for number in run.folds()["fold"].unique()),
+        "config": portable(run.config),
+        "environment": {key: environment.get(key) for key in kept},
+        "start_sha256": start["sha256"] if start else None,
+        "data_fingerprint": environment["data"]["fingerprint"],
+        "images": run.folds()["part"].value_counts().to_dict(),
+        "epochs": len(history),
+        "cpu_hours": round(environment.get("cpu_seconds", 0.0) / 3600, 4),
+        "calibration": run.calibration(),
+        # one string a row, so that two versions of the file can be compared line by line
+        "per_image": table.to_csv(index=False, float_format=_FLOATS).splitlines(),
+    }
+
+
+def read_fold(path: Path) -> dict[str, Any]:
+    """Read a fold file.
+
+    Raises:
+        DataError: unreadable, damaged, or of another version of the schema.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable fold file; delete it to compute the fold again") from error
+    found = (record.get("schema"), record.get("schema_version")) if isinstance(record, dict) else None
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise DataError(f"{path}: not a fold file of version {SCHEMA_VERSION}; delete it to compute the fold again")
+    return record
+
+
+def fold_table(record: dict[str, Any]) -> pd.DataFrame:
+    """The per-image table of a fold file, as `busmt.evaluation.protocol.score_predictions` made it."""
+    lines = io.StringIO("\n".join(record["per_image"]))
+    table = pd.read_csv(lines, keep_default_na=False, na_values=[""])
+    for column in ("image_id", "group", "cohort", "label", "predicted"):
+        table[column] = table[column].fillna("").astype(str)
+    return table
+
+
+def portable(config: Config) -> dict[str, Any]:
+    """A configuration as it is kept in results: paths by their last part, deterministic key order."""
+    values = config.to_dict()
+    for section, key in (("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start")):
+        if values[section][key]:
+            values[section][key] = Path(values[section][key]).name
+    return values
+
+
+def _require_same(record: dict[str, Any], config: dict[str, Any], file: Path) -> None:
+    """Refuse results of another configuration; the fold itself may differ."""
+    for section, values in config.items():
+        for key, value in values.items():
+            own = record["config"].get(section, {}).get(key)
+            if (section, key) != ("folds", "fold") and own != value:
+                raise RunError(
+                    f"{file}: was computed with {section}.{key} = {own!r}, not {value!r}; choose another --name, "
+                    "or delete the file"
+                )
+
+
+def _in_new_process(run_one: RunFold, config: Config, place: Path) -> None:
+    """Each fold has a process of its own: nothing of one leaks into the next, and memory is given back."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            pool.submit(run_one, config, place).result()
+        except BrokenProcessPool as error:
+            raise RunError(f"{place}: its process was ended; the same command continues it") from error
+
+
+def _number(file: Path) -> int:
+    try:
+        return int(file.stem.removeprefix("fold_"))
+    except ValueError as error:
+        raise DataError(f"{file}: not a fold file; they are called fold_K.json with a number K") from error
