@@ -101,6 +101,15 @@ def test_subgroups(evaluation):
     assert block["accuracy"]["value"] == pytest.approx((malignant["predicted"] == "malignant").mean())
 
 
+def test_the_average_of_other_papers_counts_empty_masks_on_normals(evaluation):
+    table = evaluation.per_image
+    normals = table["label"] == "normal"
+    by_hand = np.where(normals, table["predicted_pixels"] == 0, table["dice"])
+    value = evaluation.metrics["for_comparison_only"]["dice_average"]["value"]
+    assert value == pytest.approx(by_hand.astype(float).mean())
+    assert value != evaluation.metrics["segmentation"]["measures"]["dice"]["value"]
+
+
 def test_cohort_without_normals_is_scored_on_two_classes(tmp_path):
     catalog = make_cohort(tmp_path, classes=("benign", "malignant"))
     result = scored(catalog)
