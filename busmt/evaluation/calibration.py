@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from busmt.config import CLASSES, NORMAL
+from busmt.config import CLASSES
 from busmt.errors import DataError
 from busmt.evaluation.classification import MALIGNANT, as_weights
 
@@ -20,9 +20,6 @@ BINS: int = 15
 TEMPERATURES: tuple[float, float] = (0.4, 20.0)
 """Range that a fitted temperature is taken from. A few validation images that are all classified right are most
 likely at a temperature of 0, which would make the model certain of everything: the lower end forbids that."""
-MARGINS: tuple[float, float] = (-4.0, 4.0)
-"""Range that a fitted shift of the margin between lesion and normal is taken from, logits: a class that is told apart
-without fault on validation must not move it without bound."""
 REFERRAL_SENSITIVITY: float = 0.99
 """Sensitivity for malignancy that the referral rule is fitted to reach."""
 
@@ -110,40 +107,6 @@ def fit_temperature(logits_or_probabilities: np.ndarray, labels: np.ndarray) -> 
 
     low, high = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(surprise, bounds=(low, high), method="bounded").x))
-
-
-def fit_normal_margin(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """How far the margin of "a lesion" over "normal" must be shifted to make validation labels most likely.
-
-    Training sees every class equally often, which makes the network call more images normal than there are. The
-    shift is found together with a temperature, which is not returned (a bias and a temperature, between Platt scaling
-    and the vector scaling of Guo et al., ICML 2017); benign against malignant stays as it is.
-
-    Args:
-        probabilities: (N, 3), in the order of `CLASSES`.
-        labels: (N,), int.
-
-    Returns:
-        The shift in logits, within `MARGINS`; positive where too many images are called normal. 0 where all images
-        are normal, or none is.
-    """
-    from scipy.optimize import minimize
-
-    normal = np.asarray(labels) == NORMAL
-    if normal.all() or not normal.any():
-        return 0.0
-    logits = _as_logits(probabilities)
-
-    def surprise(point: np.ndarray) -> float:
-        moved = logits.copy()
-        moved[:, NORMAL] -= point[0]
-        scaled = _log_softmax(moved / np.exp(point[1]))
-        return -float(scaled[np.arange(len(labels)), labels].mean())
-
-    found = minimize(
-        surprise, [0.0, 0.0], method="Nelder-Mead", bounds=(MARGINS, tuple(np.log(TEMPERATURES))), tol=1e-6
-    )
-    return float(found.x[0])
 
 
 def apply_temperature(logits_or_probabilities: np.ndarray, temperature: float) -> np.ndarray:

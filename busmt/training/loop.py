@@ -127,7 +127,7 @@ class _Keeper(keras.callbacks.Callback):
                 continue
             self.history = meta["history"]
             self.best_score, self.best_epoch = meta["best_score"], meta["best_epoch"]
-            self.spent = meta["cpu_seconds"]
+            self.spent = meta.get("cpu_seconds", 0.0)
             self._write_history()
             return len(self.history)
         if any(self.folder.glob("epoch_*.npz")):
@@ -203,10 +203,9 @@ def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
 
 
 def _finish(run: Run, keeper: _Keeper) -> None:
-    """Best weights, normal margin, threshold and temperature from validation, final network under its final name."""
+    """Best weights, threshold and temperature from validation, final network under its final name."""
     network, validation = keeper.trainer.network, keeper.validation
     read_checkpoint(keeper.folder / BEST, {"network": network.weights})
-    margin = validation.fit_margin(network)
     threshold = validation.fit_threshold(network)
     _, probabilities = validation.predict(network)
     temperature = fit_temperature(probabilities, validation.labels)
@@ -221,7 +220,6 @@ def _finish(run: Run, keeper: _Keeper) -> None:
             "fitted_on": "validation",
             "images": len(validation.labels),
             "best_epoch": keeper.best_epoch,
-            "normal_margin": margin,
             "mask_threshold": threshold,
             "temperature": float(temperature),
             "referral_threshold": referral,

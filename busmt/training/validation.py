@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from busmt.config import LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL
-from busmt.evaluation.calibration import fit_normal_margin
 from busmt.model.network import REFINEMENT_LAYER
 
 _THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
@@ -51,17 +50,6 @@ class ValidationSet:
             "val_auroc": auroc,
             "val_score": 0.5 * dice + 0.25 * (accuracy + auroc),
         }
-
-    def fit_margin(self, network: keras.Model) -> float:
-        """The shift of the margin between lesion and normal that makes the labels most likely; folded into the
-        refinement layer. 0 for a network without exchange between the tasks, which has no such margin."""
-        layer = network.get_layer(REFINEMENT_LAYER)
-        if not layer.exchange:
-            return 0.0
-        _, probabilities = self.predict(network)
-        shift = fit_normal_margin(probabilities, self.labels)
-        layer.bias.assign(float(np.asarray(layer.bias)) + shift)
-        return shift
 
     def fit_threshold(self, network: keras.Model) -> float:
         """The mask threshold with the best lesion Dice; folded into the refinement layer.

@@ -68,27 +68,6 @@ def test_faultless_validation_images_do_not_make_the_model_certain_of_everything
     assert k.apply_temperature(probabilities, temperature).max() < 0.995
 
 
-@pytest.mark.parametrize("shift", [-1.5, 0.0, 2.0])
-@pytest.mark.parametrize("sharpness", [0.7, 1.5])
-def test_the_normal_margin_that_was_taken_away_is_found(shift, sharpness):
-    labels, logits = draws(6, 20_000, sharpness=sharpness)
-    logits[:, 0] += shift  # as many more images called normal as the shift says
-    assert k.fit_normal_margin(k.apply_temperature(logits, 1.0), labels) == pytest.approx(shift, abs=0.15)
-
-
-def test_the_normal_margin_is_bounded_where_normals_are_told_apart_without_fault():
-    labels = np.arange(30) % 3
-    probabilities = np.full((30, 3), 0.01)
-    probabilities[np.arange(30), labels] = 0.98
-    low, high = k.MARGINS
-    assert low <= k.fit_normal_margin(probabilities, labels) <= high
-
-
-@pytest.mark.parametrize("labels", [np.zeros(6, int), np.array([1, 2, 1, 2, 1, 2])])
-def test_without_both_kinds_there_is_no_margin_to_fit(labels):
-    assert k.fit_normal_margin(np.full((6, 3), 1 / 3), labels) == 0.0
-
-
 def test_temperature_keeps_the_order_of_classes():
     _, logits = draws(5, 100)
     assert (k.apply_temperature(logits, 3.7).argmax(axis=1) == logits.argmax(axis=1)).all()

@@ -95,46 +95,6 @@ def test_images_called_normal_take_no_part_in_the_threshold():
     assert float(network.layer.mask_offset) == 0
 
 
-class LogitNetwork:
-    """A refinement layer behind fixed logits: the mask's are the image's, the class's are looked up."""
-
-    def __init__(self, logits, exchange=True):
-        self.logits, self.layer = logits.astype(np.float32), ConsistencyRefinement(exchange=exchange)
-        self.layer.build([(None, 8, 8, 1), (None, 3)])
-
-    def predict_on_batch(self, images):
-        mask, label = self.layer([images, self.logits[: len(images)]])
-        return {"mask": np.asarray(mask), "label": np.asarray(label)}
-
-    def get_layer(self, name):
-        return self.layer
-
-
-def test_the_fitted_margin_gives_back_lesions_that_were_called_normal():
-    labels = np.repeat([0, 1, 2], [6, 30, 24])
-    generator = np.random.default_rng(0)
-    logits = 3 * np.eye(3)[labels] + generator.normal(size=(60, 3))
-    logits[:, 0] += 3.0
-    maps = np.full((60, 8, 8, 1), -0.5, np.float32)
-    validation = ValidationSet(maps, np.ones((60, 8, 8, 1), np.uint8), labels, 60)
-    network = LogitNetwork(logits)
-    before = validation.predict(network)[1].argmax(axis=1)
-    shift = validation.fit_margin(network)
-    masks, probabilities = validation.predict(network)
-    assert shift > 2
-    assert (probabilities.argmax(axis=1) == labels).mean() > (before == labels).mean() + 0.2
-    assert ((masks > 0.5).any(axis=(1, 2, 3)) == (probabilities.argmax(axis=1) != 0)).all()
-
-
-def test_a_network_without_exchange_has_no_margin():
-    labels = np.arange(6) % 3
-    network = LogitNetwork(np.eye(3)[labels] + [[2.0, 0, 0]], exchange=False)
-    before = [np.asarray(weight).copy() for weight in network.layer.weights]
-    maps = np.zeros((6, 8, 8, 1), np.float32)
-    assert ValidationSet(maps, np.ones((6, 8, 8, 1), np.uint8), labels, 6).fit_margin(network) == 0.0
-    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(before, network.layer.weights, strict=True))
-
-
 def test_class_scores_by_hand():
     labels = np.array([0, 0, 1, 1, 1, 1])
     probabilities = np.array(
