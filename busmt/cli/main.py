@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("busmt.cli.predict", "Segment and classify images."),
     "explain": ("busmt.cli.explain", "Show where the network looked."),
     "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
+    "serve": ("busmt.cli.serve", "Serve a SavedModel on this machine."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from busmt.config import CLASSES, MASK_THRESHOLD
 from busmt.data.images import read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
+from busmt.deployment import golden, variants
 from busmt.deployment.parity import Parity, compare, require
+from busmt.deployment.quantise import VARIANTS, Calibrated
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, write_saved_model
-from busmt.deployment.tflite import operations, write_tflite
+from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
+from busmt.deployment.tflite import append_files, require_built_in, static_source, write_tflite
+from busmt.deployment.variants import Fidelity
 from busmt.errors import DataError, ExportError
 from busmt.prediction import SIDECAR, Forward, Predictor, load_network
 from busmt.training.run import Run, draft_folder
 
 FORMATS: tuple[str, ...] = ("savedmodel", "tflite")
+TFLITE, GOLDEN, TABLET = "tflite", "golden", "tablet"
 TFLITE_FILE = "model.tflite"
 PARITY_FILE = "parity.json"
 PARITY_IMAGES = 50
@@ -44,21 +50,38 @@ class Export:
     files: dict[str, Path]
     parity: list[Parity]
     source: str
+    variants: list[Fidelity] = field(default_factory=list)
+    """Each TFLite variant against Keras and the truth, whether it was written or not."""
+
+    @property
+    def refused(self) -> list[Fidelity]:
+        """Variants that lose too much and were not written."""
+        if TABLET in self.files:
+            return []
+        return [row for row in self.variants if variant_format(row.variant) not in self.files]
 
 
 def export_run(
-    run: Run, folder: str | os.PathLike, formats: Sequence[str] = FORMATS, progress: Callable[[str], None] | None = None
+    run: Run,
+    folder: str | os.PathLike,
+    formats: Sequence[str] = FORMATS,
+    progress: Callable[[str], None] | None = None,
+    force: bool = False,
 ) -> Export:
     """Export a finished run and check each format against Keras on real images.
 
-    Writes `1/` (SavedModel; the next free number if there is one), `model.tflite`, `model.json` (classes,
-    preprocessing, thresholds, checksums) and `parity.json`.
+    Writes `1/` (SavedModel; the next free number if there is one), `model.tflite` and its smaller variants
+    `model-float16.tflite`, `model-int8-dynamic.tflite` and `model-int8.tflite`, `golden/` (three phantoms with
+    the answers to them), `model.json` (classes, preprocessing, thresholds, checksums) and `parity.json`. Each
+    .tflite file carries labels and card in a zip archive at its end. A variant that loses more than
+    `busmt.deployment.variants.MAX_LOSS` of Dice or AUROC is not written.
 
     Args:
         run: a finished run.
         folder: made where it does not exist.
         formats: of `FORMATS`.
         progress: called with a line of text at each stage.
+        force: write variants that lose too much, too.
 
     Raises:
         ExportError: unknown format, a conversion that fails, or an export that disagrees with Keras; then
@@ -79,15 +102,74 @@ def export_run(
             parity: list[Parity] = []
             for name in formats:
                 say(f"writing {name}")
-                parity += _WRITERS[name](network, draft, reference, inputs, encoded)
+                parity += _WRITERS[name](network, draft, reference, inputs, encoded, run)
             for result in parity:
                 require(result)
             card = _card(run, network)
-            files = _publish(draft, folder, formats)
-            _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source)
+            judged = _small_variants(run, network, draft, reference, force, say) if "tflite" in formats else []
+            written = {TFLITE: TFLITE_FILE} | {variant_format(row.variant): variant_file(row.variant) for row in judged}
+            written = {name: file for name, file in written.items() if (draft / file).exists()}
+            _complete(draft, written, card)
+            files = _publish(draft, folder, formats, written)
+            _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source, judged)
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    return Export(folder, files, parity, source)
+    return Export(folder, {name: path for name, path in files.items() if name != GOLDEN}, parity, source, judged)
+
+
+def export_tablet(
+    run: Run, folder: str | os.PathLike, progress: Callable[[str], None] | None = None, force: bool = False
+) -> Export:
+    """Write the tablet app with the smallest variant of a run's model that loses little enough.
+
+    Variants are tried in the order int8, int8-dynamic, float16, float32.
+
+    Args:
+        run: a finished run.
+        folder: the app's folder; must not hold anything yet.
+        progress: called with a line of text at each stage.
+        force: take int8 whatever it loses.
+
+    Raises:
+        ExportError: the folder holds something, or the model cannot be converted.
+        RunError: the run has not finished.
+    """
+    from busmt.deployment.tablet.site import write_site
+
+    say = progress or (lambda text: None)
+    network = load_network(run.model_path)
+    size, folder = int(network.input_shape[1]), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: exists and is not empty; name a new folder for the tablet app")
+    try:
+        with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
+            cases, source = variants.truth_cases(run, size)
+            own = variants.answer(Predictor.from_network(network).predict_arrays, cases)
+            with static_source(network, attention=True) as static:
+                calibrated = Calibrated(static, variants.calibration_pictures(run, size))
+                for variant in reversed(VARIANTS):
+                    say(f"trying {variant} on {len(cases)} images: {source}")
+                    row = variants.write_variant(static, variant, draft / TFLITE_FILE, cases, own, calibrated)
+                    if row.passed or force:
+                        break
+            card = _card(run, network) | {"variant": row.variant, "fidelity": row.to_dict()}
+            write_site(draft / TABLET, (draft / TFLITE_FILE).read_bytes(), card)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(draft / TABLET, folder)
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return Export(folder, {TABLET: folder}, [], source, [row])
+
+
+def variant_file(variant: str) -> str:
+    """File name of a TFLite variant."""
+    return TFLITE_FILE if variant == "float32" else f"model-{variant}.tflite"
+
+
+def variant_format(variant: str) -> str:
+    """Name of a TFLite variant among an export's files."""
+    return TFLITE if variant == "float32" else f"{TFLITE}-{variant}"
 
 
 def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray], list[bytes | None], str]:
@@ -112,11 +194,13 @@ def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray
 
 
 def _saved_model(
-    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None]
+    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None], run: Run
 ) -> list[Parity]:
     import tensorflow as tf
 
-    folder = write_saved_model(network, draft / "savedmodel")
+    threshold = run.calibration().get("referral_threshold")
+    folder = write_saved_model(network, draft / "savedmodel", referral_threshold=threshold)
+    write_warmup(folder, model_name(draft.parent), int(network.input_shape[1]))
     results = [compare("savedmodel serving_default", reference, Predictor.load(folder).predict_arrays, inputs)]
     if all(data is not None for data in encoded):
         loaded = tf.saved_model.load(str(folder))
@@ -131,27 +215,64 @@ def _saved_model(
 
 
 def _tflite(
-    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None]
+    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None], run: Run
 ) -> list[Parity]:
     path = write_tflite(network, draft / TFLITE_FILE)
-    flex = sorted(name for name in operations(path) if name.startswith("Flex"))
-    if flex:
-        raise ExportError(f"the TFLite file needs TensorFlow's own operation {flex[0]}, which tablets lack")
+    require_built_in(path)
     return [compare("tflite float32", reference, Predictor.load(path).predict_arrays, inputs)]
 
 
 _WRITERS: dict[str, Callable[..., list[Parity]]] = {"savedmodel": _saved_model, "tflite": _tflite}
 
 
-def _publish(draft: Path, folder: Path, formats: Sequence[str]) -> dict[str, Path]:
+def _small_variants(
+    run: Run, network: Any, draft: Path, reference: Forward, force: bool, say: Callable[[str], None]
+) -> list[Fidelity]:
+    """Write the other variants beside the float32 file; those that fail are removed again, unless forced."""
+    size = int(network.input_shape[1])
+    cases, source = variants.truth_cases(run, size)
+    say(f"judging the smaller variants on {len(cases)} images: {source}")
+    own = variants.answer(reference, cases)
+    judged = []
+    with static_source(network) as static:
+        calibrated = Calibrated(static, variants.calibration_pictures(run, size))
+        for variant in VARIANTS[1:]:
+            say(f"writing tflite {variant}")
+            path = draft / variant_file(variant)
+            row = variants.write_variant(static, variant, path, cases, own, calibrated)
+            judged.append(row)
+            if not (row.passed or force):
+                path.unlink()
+    return judged
+
+
+def _complete(draft: Path, written: dict[str, str], card: dict[str, Any]) -> None:
+    """Golden pairs beside the .tflite files, then labels and card into them."""
+    if not written:
+        return
+    golden.write_golden(draft / GOLDEN, {file: Predictor.load(draft / file) for file in written.values()})
+    inside = {"labels.txt": _labels(), SIDECAR: (json.dumps(card, indent=2) + "\n").encode()}
+    for file in written.values():
+        path = draft / file
+        write_atomically(path, append_files(path.read_bytes(), inside))
+
+
+def _publish(draft: Path, folder: Path, formats: Sequence[str], written: dict[str, str]) -> dict[str, Path]:
     files = {}
     if "savedmodel" in formats:
         versions = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         files["savedmodel"] = folder / str(max(versions, default=0) + 1)
         os.replace(draft / "savedmodel", files["savedmodel"])
-    if "tflite" in formats:
-        files["tflite"] = folder / TFLITE_FILE
-        os.replace(draft / TFLITE_FILE, files["tflite"])
+        write_assets(folder, int(files["savedmodel"].name))
+    if TFLITE in formats:
+        for variant in VARIANTS:  # one that was refused must not stand there from an earlier export
+            (folder / variant_file(variant)).unlink(missing_ok=True)
+        for name, file in written.items():
+            files[name] = folder / file
+            os.replace(draft / file, files[name])
+        shutil.rmtree(folder / GOLDEN, ignore_errors=True)
+        files[GOLDEN] = folder / GOLDEN
+        os.replace(draft / GOLDEN, files[GOLDEN])
     return files
 
 
@@ -176,10 +297,16 @@ def _card(run: Run, network: Any) -> dict[str, Any]:
     }
 
 
-def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str) -> None:
+def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str, judged: list[Fidelity]) -> None:
     write_json(folder / SIDECAR, card)
-    write_json(folder / PARITY_FILE, {"images": source, "results": [result.to_dict() for result in parity]})
-    write_atomically(folder / "labels.txt", ("\n".join(CLASSES) + "\n").encode())
+    results = [result.to_dict() for result in parity]
+    rows = [row.to_dict() | {"written": (folder / variant_file(row.variant)).exists()} for row in judged]
+    write_json(folder / PARITY_FILE, {"images": source, "results": results, "variants": rows})
+    write_atomically(folder / "labels.txt", _labels())
+
+
+def _labels() -> bytes:
+    return ("\n".join(CLASSES) + "\n").encode()
 
 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:

@@ -1,17 +1,29 @@
-"""TFLite for tablets: float32, static batch of 1, built-in operations only."""
+"""TFLite for tablets: static batch of 1, built-in operations only, all that belongs to the model in one file."""
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
 from busmt.data.images import write_atomically
+from busmt.deployment.quantise import convert
 from busmt.deployment.savedmodel import DEFAULT_SIGNATURE, write_saved_model
 from busmt.errors import ExportError
+from busmt.model.network import attention_model
+
+ATTENTION_OUTPUT = "attention"
+"""Output of the tablet app's model: mean coefficient of the attention gates, (1, S, S, 1), in (0, 1)."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that equal models are equal files
 
 
 def write_tflite(network: keras.Model, path: str | os.PathLike) -> Path:
@@ -23,17 +35,48 @@ def write_tflite(network: keras.Model, path: str | os.PathLike) -> Path:
     Raises:
         ExportError: an operation has no TFLite counterpart; its name is given.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        # a static batch: a dynamic one runs several times slower and browsers refuse it
-        source = write_saved_model(network, Path(folder) / "source", batch=1)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(source), signature_keys=[DEFAULT_SIGNATURE])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        try:
-            content = converter.convert()
-        except Exception as error:  # the converter raises bare RuntimeError subclasses of its own
-            raise ExportError(f"TFLite conversion failed: {str(error).strip().splitlines()[0]}") from error
-    write_atomically(path, content)
+    with static_source(network) as source:
+        write_atomically(path, convert(source))
     return Path(path)
+
+
+@contextmanager
+def static_source(network: keras.Model, attention: bool = False) -> Iterator[Path]:
+    """A SavedModel with a fixed batch of 1, for conversion: a dynamic batch is several times slower, and
+    browsers refuse it.
+
+    Args:
+        network: built by `busmt.model.network.build_network`.
+        attention: adds the output `ATTENTION_OUTPUT` where the network has gates.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        gates = attention_model(network) if attention else None
+        if gates is None:
+            yield write_saved_model(network, Path(folder) / "source", batch=1)
+        else:
+            yield _write_with_attention(network, gates, Path(folder) / "source")
+
+
+def append_files(content: bytes, files: Mapping[str, bytes]) -> bytes:
+    """A .tflite file with a zip archive behind it, which interpreters skip and every unzip tool reads."""
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return buffer.getvalue()
+
+
+def read_appended(path: str | os.PathLike) -> dict[str, bytes]:
+    """The files in the archive behind a .tflite file.
+
+    Raises:
+        ExportError: there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ExportError(f"{path}: holds no labels and card ({error}); export it again") from error
 
 
 def operations(path: str | os.PathLike) -> set[str]:
@@ -42,3 +85,29 @@ def operations(path: str | os.PathLike) -> set[str]:
 
     interpreter = Interpreter(model_path=os.fspath(path))
     return {details["op_name"] for details in interpreter._get_ops_details()}
+
+
+def require_built_in(path: str | os.PathLike) -> None:
+    """Raise ExportError where a file needs operations that tablets lack."""
+    flex = sorted(name for name in operations(path) if name.startswith("Flex"))
+    if flex:
+        raise ExportError(f"the TFLite file needs TensorFlow's own operation {flex[0]}, which tablets lack")
+
+
+def _write_with_attention(network: keras.Model, gates: keras.Model, folder: Path) -> Path:
+    size = int(network.input_shape[1])
+    outputs = {name: network.output[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
+    probe = keras.Model(network.input, {**outputs, **gates.output}, name="busmt")
+    archive = keras.export.ExportArchive()
+    archive.track(probe)
+
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = probe(image, training=False)
+        with tf.name_scope("attention_map"):
+            maps = [tf.image.resize(answer[name], (size, size)) for name in gates.output]
+            attention = tf.add_n(maps) / len(maps)
+        return {**{name: answer[name] for name in outputs}, ATTENTION_OUTPUT: attention}
+
+    archive.add_endpoint(DEFAULT_SIGNATURE, serve, [tf.TensorSpec((1, size, size, 1), tf.float32, name=IMAGE_INPUT)])
+    archive.write_out(os.fspath(folder), verbose=False)
+    return folder

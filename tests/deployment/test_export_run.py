@@ -47,10 +47,14 @@ def odd_images(tmp_path_factory):
 
 
 def test_the_folder_holds_exactly_what_is_promised(export):
-    assert {entry.name for entry in export.folder.iterdir()} == {
-        "1", "model.tflite", "model.json", "parity.json", "labels.txt",
+    small = {f"tflite-{row.variant}": f"model-{row.variant}.tflite" for row in export.variants if row.passed}
+    assert {"1", "serving", "model.tflite", "golden", "model.json", "parity.json", "labels.txt", *small.values()} == {
+        entry.name for entry in export.folder.iterdir()
+    }
+    assert export.files == {
+        "savedmodel": export.folder / "1", "tflite": export.folder / "model.tflite",
+        **{name: export.folder / file for name, file in small.items()},
     }  # fmt: skip
-    assert export.files == {"savedmodel": export.folder / "1", "tflite": export.folder / "model.tflite"}
     assert (export.folder / "labels.txt").read_text().split() == ["normal", "benign", "malignant"]
 
 
@@ -77,7 +81,8 @@ def test_the_card_says_how_to_use_the_model_and_its_checksums_are_right(run, exp
     assert card["data_fingerprint"] == run.environment()["data"]["fingerprint"]
     files = {path.relative_to(export.folder).as_posix(): path for path in (export.folder / "1").rglob("*")}
     files = {name: path for name, path in files.items() if path.is_file()}
-    files["model.tflite"] = export.folder / "model.tflite"
+    files |= {path.name: path for path in export.folder.glob("*.tflite")}
+    files |= {f"golden/{path.name}": path for path in (export.folder / "golden").iterdir()}
     assert set(card["sha256"]) == set(files)
     for name, path in files.items():
         assert card["sha256"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -174,12 +179,12 @@ def test_versions_count_up_and_old_ones_stay(run, export, tmp_path):
 def shifted(write):
     """The format's writer, and a network whose class head has moved since."""
 
-    def wrapped(network, draft, reference, inputs, encoded):
+    def wrapped(network, draft, reference, inputs, encoded, run):
         bias = network.get_layer("label_logits").bias
         own = np.asarray(bias)
         bias.assign(own + np.array([0.0, 0.02, 0.0]))
         try:
-            return write(network, draft, lambda image: expected(reference, image, bias, own), inputs, encoded)
+            return write(network, draft, lambda image: expected(reference, image, bias, own), inputs, encoded, run)
         finally:
             bias.assign(own)
 
