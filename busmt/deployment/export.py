@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
 from busmt.deployment import golden, variants
 from busmt.deployment.parity import Parity, compare, require
-from busmt.deployment.quantise import VARIANTS, Calibrated
+from busmt.deployment.quantise import QUANTISED, VARIANTS, Quantiser, half
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, write_saved_model
 from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
-from busmt.deployment.tflite import append_files, require_built_in, static_source, write_tflite
-from busmt.deployment.variants import Fidelity
+from busmt.deployment.tflite import append_files, convert, require_built_in
+from busmt.deployment.variants import Comparison, Fidelity
 from busmt.errors import DataError, ExportError
 from busmt.prediction import SIDECAR, Forward, Predictor, load_network
 from busmt.training.run import Run, draft_folder
@@ -73,15 +74,16 @@ def export_run(
     Writes `1/` (SavedModel; the next free number if there is one), `model.tflite` and its smaller variants
     `model-float16.tflite`, `model-int8-dynamic.tflite` and `model-int8.tflite`, `golden/` (three phantoms with
     the answers to them), `model.json` (classes, preprocessing, thresholds, checksums) and `parity.json`. Each
-    .tflite file carries labels and card in a zip archive at its end. A variant that loses more than
-    `busmt.deployment.variants.MAX_LOSS` of Dice or AUROC is not written.
+    .tflite file carries labels and card in a zip archive at its end. What the int8 variants keep in float is
+    chosen on validation images; what is reported comes from test images. A variant that loses more than
+    `busmt.deployment.variants.MAX_LOSS` of Dice or AUROC there is not written.
 
     Args:
         run: a finished run.
         folder: made where it does not exist.
         formats: of `FORMATS`.
         progress: called with a line of text at each stage.
-        force: write variants that lose too much, too.
+        force: write the variants that lose too much, too.
 
     Raises:
         ExportError: unknown format, a conversion that fails, or an export that disagrees with Keras; then
@@ -106,9 +108,8 @@ def export_run(
             for result in parity:
                 require(result)
             card = _card(run, network)
-            judged = _small_variants(run, network, draft, reference, force, say) if "tflite" in formats else []
-            written = {TFLITE: TFLITE_FILE} | {variant_format(row.variant): variant_file(row.variant) for row in judged}
-            written = {name: file for name, file in written.items() if (draft / file).exists()}
+            judged = _write_variants(run, network, draft, reference, force, say) if "tflite" in formats else []
+            written = [row for row in judged if (draft / variant_file(row.variant)).exists()]
             _complete(draft, written, card)
             files = _publish(draft, folder, formats, written)
             _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source, judged)
@@ -130,6 +131,9 @@ def export_tablet(
         progress: called with a line of text at each stage.
         force: take int8 whatever it loses.
 
+    Returns:
+        An export whose only variant is the one that was taken.
+
     Raises:
         ExportError: the folder holds something, or the model cannot be converted.
         RunError: the run has not finished.
@@ -141,19 +145,17 @@ def export_tablet(
     size, folder = int(network.input_shape[1]), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: exists and is not empty; name a new folder for the tablet app")
+    reference = Predictor.from_network(network).predict_arrays
+    cases, source = variants.truth_cases(run, size, _reported_part(run))
+    reported = Comparison(cases, reference)
+    for variant, content, floats in _smallest_first(run, network, reference, say):
+        row = reported.judge(variant, content, floats)
+        if row.passed or force:
+            break
+    card = _card(run, network) | {"variant": row.variant, "fidelity": row.to_dict()}
     try:
         with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
-            cases, source = variants.truth_cases(run, size)
-            own = variants.answer(Predictor.from_network(network).predict_arrays, cases)
-            with static_source(network, attention=True) as static:
-                calibrated = Calibrated(static, variants.calibration_pictures(run, size))
-                for variant in reversed(VARIANTS):
-                    say(f"trying {variant} on {len(cases)} images: {source}")
-                    row = variants.write_variant(static, variant, draft / TFLITE_FILE, cases, own, calibrated)
-                    if row.passed or force:
-                        break
-            card = _card(run, network) | {"variant": row.variant, "fidelity": row.to_dict()}
-            write_site(draft / TABLET, (draft / TFLITE_FILE).read_bytes(), card)
+            write_site(draft / TABLET, content, card)
             if folder.exists():
                 folder.rmdir()
             os.replace(draft / TABLET, folder)
@@ -178,9 +180,8 @@ def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray
     A run without a test part lends its validation images: exports are compared with Keras, not with the truth.
     Where the run's images are not at hand, phantoms are used, and the text says so.
     """
-    size = run.config.network.input_size
+    size, part = run.config.network.input_size, _reported_part(run)
     try:
-        part = "test" if run.config.folds.fold is not None else "validation"
         images = run.part(part)
         positions = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
         paths = [images[int(position)].image for position in positions]
@@ -217,47 +218,81 @@ def _saved_model(
 def _tflite(
     network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None], run: Run
 ) -> list[Parity]:
-    path = write_tflite(network, draft / TFLITE_FILE)
-    require_built_in(path)
-    return [compare("tflite float32", reference, Predictor.load(path).predict_arrays, inputs)]
+    content = convert(network)
+    require_built_in(content)
+    write_atomically(draft / TFLITE_FILE, content)
+    return [compare("tflite float32", reference, Predictor.load(draft / TFLITE_FILE).predict_arrays, inputs)]
 
 
 _WRITERS: dict[str, Callable[..., list[Parity]]] = {"savedmodel": _saved_model, "tflite": _tflite}
 
 
-def _small_variants(
+def _write_variants(
     run: Run, network: Any, draft: Path, reference: Forward, force: bool, say: Callable[[str], None]
 ) -> list[Fidelity]:
-    """Write the other variants beside the float32 file; those that fail are removed again, unless forced."""
+    """Judge the float32 file; write the other variants beside it, except those that lose too much, unless forced."""
     size = int(network.input_shape[1])
-    cases, source = variants.truth_cases(run, size)
-    say(f"judging the smaller variants on {len(cases)} images: {source}")
-    own = variants.answer(reference, cases)
+    cases, source = variants.truth_cases(run, size, _reported_part(run))
+    reported = Comparison(cases, reference)
+    content = (draft / TFLITE_FILE).read_bytes()
+    made: list[tuple[str, bytes, tuple[str, ...]]] = [(VARIANTS[0], content, ())]
+    made.append(("float16", half(content), ()))
+    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in QUANTISED:
+        say(f"writing tflite {variant}: which parts of the network stay in float is chosen on validation images")
+        made.append((variant, *variants.choose(quantiser, variant, validation, say)))
+    say(f"judging the variants on {len(cases)} images: {source}")
     judged = []
-    with static_source(network) as static:
-        calibrated = Calibrated(static, variants.calibration_pictures(run, size))
-        for variant in VARIANTS[1:]:
-            say(f"writing tflite {variant}")
-            path = draft / variant_file(variant)
-            row = variants.write_variant(static, variant, path, cases, own, calibrated)
-            judged.append(row)
-            if not (row.passed or force):
-                path.unlink()
+    for variant, content, floats in made:
+        require_built_in(content)
+        judged.append(reported.judge(variant, content, floats))
+        if variant == VARIANTS[0] or judged[-1].passed or force:
+            write_atomically(draft / variant_file(variant), content)
     return judged
 
 
-def _complete(draft: Path, written: dict[str, str], card: dict[str, Any]) -> None:
+def _smallest_first(
+    run: Run, network: Any, reference: Forward, say: Callable[[str], None]
+) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
+    """Variant, file and float parts for the tablet app, made one after the other."""
+    size, content = int(network.input_shape[1]), convert(network, attention=True)
+    require_built_in(content)
+    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in reversed(QUANTISED):
+        say(f"trying {variant}")
+        yield (variant, *variants.choose(quantiser, variant, validation, say))
+    say("trying float16")
+    yield "float16", half(content), ()
+    say("taking float32")
+    yield VARIANTS[0], content, ()
+
+
+def _quantiser(run: Run, content: bytes, size: int) -> Quantiser:
+    return Quantiser(content, variants.calibration_pictures(run, size))
+
+
+def _validation(run: Run, size: int, reference: Forward) -> Comparison:
+    return Comparison(variants.truth_cases(run, size, "validation")[0], reference)
+
+
+def _reported_part(run: Run) -> str:
+    """The part that exports are measured on; a run without a test part lends its validation images."""
+    return "test" if run.config.folds.fold is not None else "validation"
+
+
+def _complete(draft: Path, written: list[Fidelity], card: dict[str, Any]) -> None:
     """Golden pairs beside the .tflite files, then labels and card into them."""
     if not written:
         return
-    golden.write_golden(draft / GOLDEN, {file: Predictor.load(draft / file) for file in written.values()})
-    inside = {"labels.txt": _labels(), SIDECAR: (json.dumps(card, indent=2) + "\n").encode()}
-    for file in written.values():
-        path = draft / file
-        write_atomically(path, append_files(path.read_bytes(), inside))
+    files = [variant_file(row.variant) for row in written]
+    golden.write_golden(draft / GOLDEN, {file: Predictor.load(draft / file) for file in files})
+    for row in written:
+        path = draft / variant_file(row.variant)
+        own = json.dumps(card | {"variant": row.variant, "fidelity": row.to_dict()}, indent=2) + "\n"
+        write_atomically(path, append_files(path.read_bytes(), {"labels.txt": _labels(), SIDECAR: own.encode()}))
 
 
-def _publish(draft: Path, folder: Path, formats: Sequence[str], written: dict[str, str]) -> dict[str, Path]:
+def _publish(draft: Path, folder: Path, formats: Sequence[str], written: list[Fidelity]) -> dict[str, Path]:
     files = {}
     if "savedmodel" in formats:
         versions = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
@@ -267,7 +302,8 @@ def _publish(draft: Path, folder: Path, formats: Sequence[str], written: dict[st
     if TFLITE in formats:
         for variant in VARIANTS:  # one that was refused must not stand there from an earlier export
             (folder / variant_file(variant)).unlink(missing_ok=True)
-        for name, file in written.items():
+        for row in written:
+            name, file = variant_format(row.variant), variant_file(row.variant)
             files[name] = folder / file
             os.replace(draft / file, files[name])
         shutil.rmtree(folder / GOLDEN, ignore_errors=True)

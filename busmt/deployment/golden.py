@@ -6,14 +6,13 @@ the outputs are right. They are synthetic, so that they can be passed on freely.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from busmt.config import CLASSES
-from busmt.data.images import write_atomically, write_png
+from busmt.data.images import write_json, write_png
 from busmt.data.phantom import make_phantom
 from busmt.prediction import Predictor
 
@@ -44,5 +43,5 @@ def write_golden(folder: Path, predictors: Mapping[str, Predictor]) -> Path:
                 "probabilities": [round(float(value), 6) for value in prediction.probabilities],
                 "lesion_pixels": int(np.count_nonzero(prediction.mask)),
             }
-    write_atomically(folder / ANSWERS, (json.dumps(answers, indent=2) + "\n").encode())
+    write_json(folder / ANSWERS, answers)
     return folder
