@@ -22,7 +22,7 @@ from busmt.training.run import Run
 
 MAX_LOSS: float = 0.005
 """Largest accepted loss of mean lesion Dice and of macro AUROC against Keras."""
-MIN_LIKENESS: float = 0.99
+MIN_LIKENESS: float = 0.995
 """Mean Dice between an int8 file's masks and those of Keras that is aimed at on validation images. The losses
 against the truth alone would be a poor guide: on some dozens of images one borderline lesion moves them by more
 than `MAX_LOSS`, in either direction."""
