@@ -16,9 +16,15 @@ Examples:
   busmt export runs/busi --to exports/ --format tflite --json
   busmt export runs/busi --to tablet/ --format tablet
 \b
-Each format is compared with the Keras model on up to 50 test images right after it was written; one that
-disagrees is not kept. The smaller TFLite variants (float16, int8-dynamic, int8) are measured against the truth:
-one that loses more than 0.005 Dice or AUROC is not written, and the exit code is 1.
+Formats:
+  savedmodel  DIR/1 (then 2, ...) for TF Serving and `busmt serve`
+  tflite      DIR/model.tflite (float32), model-float16, model-int8-dynamic, model-int8, and golden/
+  tablet      a web app that runs the smallest good variant in the browser; a folder of its own
+
+Each format is compared with the Keras model on test images right after it was written; one that disagrees is not
+kept. The smaller TFLite variants are measured against the truth as well: one that loses more than 0.005 Dice or AUROC
+is not written, and the exit code is 1. What the int8 variants keep in float is chosen on validation images. See
+docs/tflite.md.
 """
 )
 @click.argument("run", metavar="RUN")
