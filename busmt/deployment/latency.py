@@ -22,10 +22,10 @@ import numpy as np
 
 from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
 from busmt.data.phantom import make_phantom
-from busmt.deployment.export import FORMATS, TFLITE_FILE, export_run, variant_file
+from busmt.deployment.export import FORMATS, export_run, variant_file
 from busmt.deployment.quantise import VARIANTS
 from busmt.errors import ExportError, MissingPackageError
-from busmt.prediction import Forward, Predictor, interpret, load_network
+from busmt.prediction import SIDECAR, Forward, Predictor, interpret, load_network
 from busmt.training.run import Run
 
 REFERENCE = "Keras predict"
@@ -118,18 +118,20 @@ def benchmark_run(
 
     Args:
         run: a finished run.
-        folder: an export of it; where it holds none, one is written there first, with `force`.
+        folder: an export of it; where it is empty, one is written there first, with `force`.
         threads: for the contenders whose number of threads can be set. TensorFlow uses its own default.
         rounds: calls of each contender that are counted.
         say: called with a line of text at each stage.
         progress: called with (done, total) rounds.
 
     Raises:
-        ExportError: the folder holds an export that is incomplete.
+        ExportError: the folder holds something else than an export.
         RunError: the run has not finished.
     """
     network = load_network(run.model_path)
-    if not (folder / "1").is_dir() and not (folder / TFLITE_FILE).exists():
+    if any(folder.iterdir()) and not (folder / SIDECAR).exists():
+        raise ExportError(f"{folder}: not an export of busmt ({SIDECAR} is missing)")
+    if not any(folder.iterdir()):
         export_run(run, folder, FORMATS, say, force=True)
     size = int(network.input_shape[1])
     picture = make_phantom("benign", 0, (size, size)).image[None, ..., None].astype(np.float32) / 255
@@ -200,7 +202,10 @@ def _contenders(
 ) -> Iterator[Contender | Skipped]:
     yield Contender(REFERENCE, None, lambda picture: network.predict(picture, verbose=0))
     yield Contender("Keras predict_on_batch", None, network.predict_on_batch)
-    yield Contender("SavedModel", None, Predictor.load(folder).predict_arrays)
+    if any(entry.name.isdigit() for entry in folder.iterdir()):
+        yield Contender("SavedModel", None, Predictor.load(folder).predict_arrays)
+    else:
+        yield Skipped("SavedModel", f"not in {folder}")
     for variant in VARIANTS:
         path = folder / variant_file(variant)
         if not path.exists():

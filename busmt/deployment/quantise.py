@@ -34,7 +34,7 @@ VARIANTS: tuple[str, ...] = ("float32", "float16", "int8-dynamic", "int8")
 """float16: half-precision weights; int8-dynamic: int8 weights, activations float between layers; int8: both int8."""
 QUANTISED: tuple[str, ...] = ("int8-dynamic", "int8")
 CALIBRATION_IMAGES: int = 120
-SENSITIVITY_IMAGES: int = 16
+SENSITIVITY_IMAGES: int = 24
 """Calibration images that parts are ranked on."""
 TAIL: float = 1e-4
 """Share of an image's values of a tensor that may lie below, and above, the range of that tensor."""
