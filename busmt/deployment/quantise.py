@@ -204,7 +204,8 @@ def _quantizer(content: bytes) -> Any:
 
 def _finish(quantizer: Any, ranges: dict[str, dict[str, np.ndarray]] | None) -> bytes:
     try:
-        with redirect_stderr(io.StringIO()):  # one of its progress bars cannot be turned off
+        # one of its progress bars cannot be turned off; it looks at the float file in a way that warns
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore", category=UserWarning):
             result = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ExportError(f"TFLite quantisation failed: {str(error).strip().splitlines()[0]}") from error
@@ -296,8 +297,7 @@ def _observe(content: bytes, names: set[str], pictures: Sequence[np.ndarray]) ->
     """Run the float graph on pictures and note what its activations are."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that keeping every tensor takes memory
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that keeping every tensor takes memory
         interpreter = Interpreter(
             model_content=content,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,

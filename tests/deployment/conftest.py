@@ -40,6 +40,15 @@ def served_export(served_network, referral_threshold, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_export(tiny_run_folder, tmp_path_factory):
+    """What `export_run` makes of the tiny run, in all formats. Do not change it."""
+    from busmt.deployment.export import export_run
+    from busmt.training.run import Run
+
+    return export_run(Run.open(tiny_run_folder), tmp_path_factory.mktemp("tiny") / "exports", force=True)
+
+
+@pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
     """Pixels to the bytes of an image file: `encode(pixels, "PNG")`."""
 
