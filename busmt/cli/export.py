@@ -51,6 +51,8 @@ def export(run: str, to: str, formats: tuple[str, ...], force: bool, as_json: bo
         result = export_tablet(Run.open(run), to, say, force)
     else:
         result = export_run(Run.open(run), to, formats or FORMATS, say, force)
+    for judged in result.refused:
+        say(f"busmt: tflite {judged.variant} was not written: it loses too much; write it with --force")
     if as_json:
         print_json(
             {
@@ -76,8 +78,6 @@ def export(run: str, to: str, formats: tuple[str, ...], force: bool, as_json: bo
         )
     for path in result.files.values():
         click.echo(f"wrote {path}")
-    for judged in result.refused:
-        say(f"busmt: tflite {judged.variant} was not written: it loses too much; write it with --force")
     if TABLET in result.files:
         say(f"try it: python -m http.server --bind 127.0.0.1 --directory {result.folder}")
     else:

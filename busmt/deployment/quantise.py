@@ -3,12 +3,11 @@
 Quantisation is done by `ai-edge-quantizer` on the float32 file. Three things are decided here instead of there:
 
 - The range of an activation is its smallest and largest value over all calibration images, each without the
-  `TAIL` of its extreme values. A moving average over the images, which is the library's way, forgets most of them.
+  `TAIL` of its extreme values. The library's way is a moving average over the images.
 - A channel whose weights are nearly zero still carries its bias, but int32 cannot hold a bias in units of so
   small a scale: it would be cut off. The scale of such a channel is therefore raised until its bias fits.
-  Pretrained encoders have such channels in nearly every block.
 - Rounded weights shift a channel's mean, for its inputs are not centred. The shift that is expected on the
-  calibration images is taken from the bias (Nagel et al., ICCV 2019, section 4.2, from data). It halves the drift.
+  calibration images is taken from the bias (Nagel et al., ICCV 2019, section 4.2, from data).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from busmt.cli.benchmark import benchmark
 from busmt.deployment import latency
-from busmt.deployment.latency import WARM_UP, Contender, OtherBackend, Skipped, benchmark_run, measure
+from busmt.deployment.latency import WARM_UP, Bench, Contender, Latency, OtherBackend, Skipped, benchmark_run, measure
 from busmt.errors import ExportError
 from busmt.prediction import load_network
 from busmt.training.run import Run
@@ -86,34 +87,45 @@ def test_every_way_of_running_the_network_is_in_the_table(tiny_run_folder, tiny_
     assert "tensorflow" in result.machine["versions"]
 
 
-def test_the_command_prints_a_table_or_json_and_names_what_is_missing(
-    tiny_run_folder, tiny_export, no_onnx, tmp_path, monkeypatch
-):
-    folder = tmp_path / "partly"
-    folder.mkdir()
-    for name in ("model.json", "model.tflite"):
-        (folder / name).write_bytes((tiny_export.folder / name).read_bytes())
-    monkeypatch.setattr(latency, "_torch_contender", lambda run: Skipped("PyTorch", "torch is not installed"))
-    arguments = ["latency", str(tiny_run_folder), "--export", str(folder), "--threads", "1", "--rounds", "3"]
-    table = CliRunner().invoke(benchmark, arguments, catch_exceptions=False)
-    assert "TFLite float32" in table.stdout
-    assert "TFLite int8                            skipped: not in" in table.stdout
-    assert "PyTorch                                skipped: torch is not installed" in table.stdout
+def test_what_an_export_lacks_is_named(tiny_run_folder, tiny_export, no_onnx, tmp_path):
+    (tmp_path / "model.tflite").write_bytes((tiny_export.folder / "model.tflite").read_bytes())
+    network = SimpleNamespace(predict=None, predict_on_batch=None)
+    entries = list(latency._contenders(Run.open(tiny_run_folder), network, tmp_path, (1,), lambda text: None))
+    skipped = {entry.name: entry.reason for entry in entries if isinstance(entry, Skipped)}
+    assert "TFLite float32" not in skipped
+    missing = ("SavedModel", "TFLite float16", "TFLite int8-dynamic", "TFLite int8")
+    assert {name: skipped[name] for name in missing} == dict.fromkeys(missing, f"not in {tmp_path}")
+
+
+def test_the_command_prints_a_table_or_json(tiny_run_folder, tmp_path, monkeypatch):
+    rows = [
+        Latency("Keras predict", None, 80.0, 75.0, 90.0, 1.0, 0.0, 40),
+        Latency("TFLite int8", 1, 4.0, 3.5, 4.5, 20.0, 0.01, 40),
+    ]
+    bench = Bench({"processor": "a processor", "cores": 2, "versions": {"keras": "3"}}, rows, [Skipped("X", "why")])
+    monkeypatch.setattr(latency, "benchmark_run", lambda *arguments: bench)
+    arguments = ["latency", str(tiny_run_folder), "--export", str(tmp_path)]
+    lines = CliRunner().invoke(benchmark, arguments, catch_exceptions=False).stdout.splitlines()
+    assert lines[0] == "a processor, 2 cores; keras 3"
+    assert lines[2].split() == ["Keras", "predict", "default", "80.0", "75.0", "to", "90.0", "1.0"]
+    assert lines[3].split() == ["TFLite", "int8", "1", "4.0", "3.5", "to", "4.5", "20.0"]
+    assert lines[4].split() == ["X", "skipped:", "why"]
     found = json.loads(CliRunner().invoke(benchmark, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert found["reference"] == "Keras predict"
-    assert [row["name"] for row in found["rows"]] == ["Keras predict", "Keras predict_on_batch", "TFLite float32"]
-    assert {row["name"] for row in found["skipped"]} >= {"SavedModel", "TFLite int8", "PyTorch"}
+    assert found["rows"][1]["ratio"] == 20
+    assert found["skipped"] == [{"name": "X", "reason": "why"}]
 
 
 def test_folders_that_are_no_export_are_refused(tiny_run_folder, tmp_path):
     (tmp_path / "something").write_text("else")
     with pytest.raises(ExportError, match=r"not an export of busmt \(model.json is missing\)"):
         benchmark_run(Run.open(tiny_run_folder), tmp_path)
+    arguments = ["latency", str(tiny_run_folder), "--export", str(tmp_path / "none")]
     with pytest.raises(ExportError, match="none: no such folder; make it with: busmt export"):
-        arguments = ["latency", str(tiny_run_folder), "--export", str(tmp_path / "none")]
         CliRunner().invoke(benchmark, arguments, standalone_mode=False, catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_another_backend_runs_the_same_network_in_its_own_process(tiny_run_folder):
     """With the backend that is installed here; torch and jax go the same way."""
     other = OtherBackend(tiny_run_folder / "model.keras", "tensorflow")
