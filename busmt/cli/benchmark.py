@@ -34,7 +34,14 @@ OpenVINO need the extra "benchmark"; what is not installed is named. TensorFlow 
 )
 @click.argument("run", metavar="RUN")
 @click.option("--export", metavar="DIR", help="An export of the run. Default: make one first, which takes minutes.")
-@click.option("--threads", multiple=True, type=click.IntRange(1, 256), default=(1, 2), show_default=True)
+@click.option(
+    "--threads",
+    multiple=True,
+    type=click.IntRange(1, 256),
+    default=(1, 2),
+    show_default=True,
+    help="Threads of TFLite, ONNX Runtime and OpenVINO; may be given more than once.",
+)
 @click.option("--rounds", type=click.IntRange(3), default=40, show_default=True, help="Calls that are counted.")
 @json_option
 def latency(run: str, export: str | None, threads: tuple[int, ...], rounds: int, as_json: bool) -> None:
