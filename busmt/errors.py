@@ -19,3 +19,22 @@ class RunError(BusmtError):
 
 class ExportError(BusmtError):
     """An export that could not be written or that disagrees with the Keras model."""
+
+
+_EXTRAS = {"ai_edge_litert": "lite", "tf2onnx": "benchmark", "onnxruntime": "benchmark", "openvino": "benchmark"}
+
+
+class MissingPackageError(BusmtError):
+    """A package of one of busmt's extras is not installed."""
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError, what: str = "this") -> "MissingPackageError":
+        """The error for a failed import: what needs the package, and which extra brings it.
+
+        Args:
+            error: raised by the import.
+            what: what was asked for, such as "busmt train".
+        """
+        package = (error.name or str(error)).split(".")[0]
+        extra = _EXTRAS.get(package, "train")
+        return cls(f'{what} needs {package}, which is not installed: pip install "busmt[{extra}]"')

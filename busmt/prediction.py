@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from busmt.config import CLASSES, LABEL_LOGITS_OUTPUT, LABEL_OUTPUT, MASK_LOGITS_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD
+from busmt.config import (
+    CLASSES,
+    IMAGE_INPUT,
+    LABEL_LOGITS_OUTPUT,
+    LABEL_OUTPUT,
+    MASK_LOGITS_OUTPUT,
+    MASK_OUTPUT,
+    MASK_THRESHOLD,
+)
 from busmt.data.catalog import Catalog
-from busmt.data.images import Letterbox
-from busmt.data.pipeline import read_batches, read_image
-from busmt.errors import RunError
+from busmt.data.images import Letterbox, read_input
+from busmt.errors import MissingPackageError, RunError
 from busmt.evaluation.calibration import is_referred
 from busmt.training.run import CALIBRATION, MODEL
 
@@ -30,6 +38,8 @@ SIDECAR = "model.json"
 """File beside exported models: classes, preprocessing, thresholds, checksums."""
 
 Forward = Callable[[np.ndarray], dict[str, np.ndarray]]
+Reader = Callable[[str, int], tuple[np.ndarray, Letterbox]]
+"""Path and side of the square to a network input (S, S, 1), float32, in [0, 1], and where the image lies in it."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +78,25 @@ class Prediction:
 
 
 class Predictor:
-    """A loaded model. Use `Predictor.load`.
+    """A loaded model. Use `Predictor.load`. A .tflite file needs no TensorFlow, neither to load nor to predict.
 
     Attributes:
         path: what was loaded.
         size: side of the model's square input, pixels.
     """
 
-    def __init__(self, path: Path, size: int, forward: Forward, batch: int | None, referral: float | None):
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        forward: Forward,
+        batch: int | None,
+        referral: float | None,
+        reader: Reader | None = None,
+    ):
         self.path, self.size = path, size
         self._forward, self._batch, self._referral = forward, batch, referral
+        self._read = reader or _graph_reader()
 
     @classmethod
     def load(cls, model_path: str | os.PathLike) -> Predictor:
@@ -85,6 +104,7 @@ class Predictor:
 
         Raises:
             RunError: nothing there that can be loaded.
+            MissingPackageError: what is there needs TensorFlow, which is not installed.
         """
         path = Path(model_path)
         if not path.exists():
@@ -94,7 +114,9 @@ class Predictor:
         if path.suffix == ".keras":
             return cls._from_keras(path, _read_value(path.parent / CALIBRATION, "referral_threshold"))
         if path.suffix == ".tflite":
-            return cls._from_tflite(path, _read_value(path.parent / SIDECAR, "referral_threshold"))
+            beside = path.parent / SIDECAR
+            own = _read_value(beside, "referral_threshold") if beside.is_file() else _read_inside(path)
+            return cls._from_tflite(path, own)
         folder = _saved_model_folder(path)
         if folder is None:
             hint = "; its training has not finished" if (path / "config.yaml").exists() else ""
@@ -112,7 +134,7 @@ class Predictor:
 
     def predict_file(self, path: str | os.PathLike) -> Prediction:
         """Predict one image file. Raises DataError where it cannot be used."""
-        picture, letterbox = read_image(os.fspath(path), self.size)
+        picture, letterbox = self._read(os.fspath(path), self.size)
         name = Path(path)
         return self._predictions([name.stem], [str(name)], picture[None], [letterbox])[0]
 
@@ -120,13 +142,13 @@ class Predictor:
         self, catalog: Catalog, batch_size: int = 8, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Prediction]:
         """Predict a catalog in its order; only one batch is in memory. Raises DataError for a bad image."""
-        ids, paths, done = catalog.ids, catalog.table["image"].tolist(), 0
-        for pictures, boxes in read_batches(catalog, self.size, self._batch or batch_size):
-            end = done + len(boxes)
-            yield from self._predictions(ids[done:end], paths[done:end], pictures, boxes)
-            done = end
+        ids, paths, step = catalog.ids, catalog.table["image"].tolist(), self._batch or batch_size
+        for start in range(0, len(paths), step):
+            rows = slice(start, start + step)
+            pictures, boxes = zip(*[self._read(path, self.size) for path in paths[rows]], strict=True)
+            yield from self._predictions(ids[rows], paths[rows], np.stack(pictures), list(boxes))
             if progress:
-                progress(done, len(catalog))
+                progress(min(rows.stop, len(paths)), len(paths))
 
     def predict_arrays(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1]."""
@@ -162,8 +184,10 @@ class Predictor:
 
     @classmethod
     def _from_saved_model(cls, folder: Path, referral: float | None) -> Predictor:
-        import tensorflow as tf
-
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise MissingPackageError.of(error, f"{folder}: a SavedModel") from error
         try:
             loaded = tf.saved_model.load(str(folder))
             size = int(loaded.signatures["serving_default"].structured_input_signature[1]["image"].shape[1])
@@ -178,20 +202,37 @@ class Predictor:
 
     @classmethod
     def _from_tflite(cls, path: Path, referral: float | None) -> Predictor:
+        forward, size = interpret(path)
+        return cls(path, size, forward, 1, referral, read_input)
+
+
+def interpret(model: bytes | str | os.PathLike, threads: int | None = None) -> tuple[Forward, int]:
+    """A .tflite file, or its content, as a function from inputs (B, S, S, 1), run one by one, to outputs by name.
+
+    Returns:
+        The function, and the side S of the model's square input.
+
+    Raises:
+        MissingPackageError: ai-edge-litert is not installed.
+        RunError: not a .tflite file that busmt exported.
+    """
+    try:
         from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError as error:
+        raise MissingPackageError.of(error, "a .tflite model") from error
+    source: dict[str, Any] = {"model_content": model} if isinstance(model, bytes) else {"model_path": os.fspath(model)}
+    try:
+        runner = Interpreter(**source, num_threads=threads).get_signature_runner("serving_default")
+        size = int(runner.get_input_details()[IMAGE_INPUT]["shape"][1])
+    except Exception as error:  # a damaged one fails in many places, each with an error of its own
+        name = "the content" if isinstance(model, bytes) else os.fspath(model)
+        raise RunError(f"{name}: not a TFLite file that busmt exported ({_first_line(error)})") from error
 
-        try:
-            interpreter = Interpreter(model_path=str(path))
-            runner = interpreter.get_signature_runner("serving_default")
-            size = int(runner.get_input_details()["image"]["shape"][1])
-        except Exception as error:  # as above
-            raise RunError(f"{path}: not a TFLite file that busmt exported ({_first_line(error)})") from error
+    def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
+        rows = [runner(image=picture[None]) for picture in batch]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-        def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
-            rows = [runner(image=picture[None]) for picture in batch]
-            return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-        return cls(path, size, forward, 1, referral)
+    return forward, size
 
 
 def load_network(path: str | os.PathLike) -> Any:
@@ -199,10 +240,14 @@ def load_network(path: str | os.PathLike) -> Any:
 
     Raises:
         RunError: missing, damaged, or not a network of busmt.
+        MissingPackageError: TensorFlow or Keras is not installed.
     """
-    import keras
+    try:
+        import keras
 
-    import busmt.model.network  # noqa: F401  registers the layers
+        import busmt.model.network  # noqa: F401  registers the layers
+    except ModuleNotFoundError as error:
+        raise MissingPackageError.of(error, f"{path}: a Keras model") from error
 
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -211,6 +256,12 @@ def load_network(path: str | os.PathLike) -> Any:
     if not isinstance(network.output, dict) or MASK_OUTPUT not in network.output:
         raise RunError(f"{path}: a Keras model, but none that busmt made")
     return network
+
+
+def _graph_reader() -> Reader:
+    from busmt.data.pipeline import read_image
+
+    return read_image
 
 
 def _first_line(error: Exception) -> str:
@@ -231,6 +282,15 @@ def _read_value(path: Path, key: str) -> float | None:
         return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
     except ValueError as error:
         raise RunError(f"{path}: damaged JSON file") from error
+
+
+def _read_inside(path: Path) -> float | None:
+    """The referral threshold on the card in the archive behind a .tflite file; None where there is no archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(SIDECAR)).get("referral_threshold")
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError):
+        return None  # a bare .tflite file; whether it is one at all is seen when it is loaded
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from busmt.cli.common import json_option, print_json, quiet_start, say
@@ -12,9 +14,17 @@ from busmt.cli.common import json_option, print_json, quiet_start, say
 Examples:
   busmt export runs/busi --to exports/
   busmt export runs/busi --to exports/ --format tflite --json
+  busmt export runs/busi --to tablet/ --format tablet
 \b
-Each format is compared with the Keras model on up to 50 test images right after it was written; one that
-disagrees is not kept.
+Formats:
+  savedmodel  DIR/1 (then 2, ...) for TF Serving and `busmt serve`
+  tflite      DIR/model.tflite (float32), model-float16, model-int8-dynamic, model-int8, and golden/
+  tablet      a web app that runs the smallest good variant in the browser; a folder of its own
+
+Each format is compared with the Keras model on test images right after it was written; one that disagrees is not
+kept. The smaller TFLite variants are measured against the truth as well: one that loses more than 0.005 Dice or AUROC
+is not written, and the exit code is 1. What the int8 variants keep in float is chosen on validation images. See
+docs/tflite.md.
 """
 )
 @click.argument("run", metavar="RUN")
@@ -23,17 +33,26 @@ disagrees is not kept.
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["savedmodel", "tflite"]),
-    help="What to write; may be given twice. Default: all.",
+    type=click.Choice(["savedmodel", "tflite", "tablet"]),
+    help="What to write; may be given twice. Default: savedmodel and tflite.",
 )
+@click.option("--force", is_flag=True, help="Write TFLite variants that lose too much, too.")
 @json_option
-def export(run: str, to: str, formats: tuple[str, ...] = (), as_json: bool = False) -> None:
-    """Write a SavedModel and a TFLite file, checked against Keras."""
+def export(run: str, to: str, formats: tuple[str, ...], force: bool, as_json: bool) -> int:
+    """Write a SavedModel and TFLite files, checked against Keras."""
     quiet_start()
-    from busmt.deployment.export import FORMATS, PARITY_FILE, export_run
+    from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, export_run, export_tablet
+    from busmt.errors import ExportError
     from busmt.training.run import Run
 
-    result = export_run(Run.open(run), to, formats or FORMATS, say)
+    if TABLET in formats and len(formats) > 1:
+        raise ExportError("the tablet app goes to a folder of its own; export it alone, with --format tablet")
+    if TABLET in formats:
+        result = export_tablet(Run.open(run), to, say, force)
+    else:
+        result = export_run(Run.open(run), to, formats or FORMATS, say, force)
+    for judged in result.refused:
+        say(f"busmt: tflite {judged.variant} was not written: it loses too much; write it with --force")
     if as_json:
         print_json(
             {
@@ -41,14 +60,30 @@ def export(run: str, to: str, formats: tuple[str, ...] = (), as_json: bool = Fal
                 "files": {name: str(path) for name, path in result.files.items()},
                 "parity_images": result.source,
                 "parity": [row.to_dict() for row in result.parity],
+                "variants": [row.to_dict() for row in result.variants],
             }
         )
-        return
+        return 1 if result.refused else 0
     for row in result.parity:
         click.echo(
             f"{row.format:<28} {row.same_label}/{row.images} same class, mask Dice >= {row.min_mask_dice:.5f}, "
             f"largest difference: mask {row.max_mask_difference:.1e}, class {row.max_label_difference:.1e}"
         )
+    for judged in result.variants:
+        kept = f"  in float: {', '.join(judged.float_parts)}" if judged.float_parts else ""
+        click.echo(
+            f"tflite {judged.variant:<21} {judged.same_label}/{judged.images} same class, mask Dice mean "
+            f"{judged.mean_mask_dice:.4f}, loss of Dice {_interval(judged.dice_loss)}, of AUROC "
+            f"{_interval(judged.auroc_loss)}, {judged.bytes / 1e6:.1f} MB{kept}"
+        )
     for path in result.files.values():
         click.echo(f"wrote {path}")
-    say(f"differences: {result.folder / PARITY_FILE}")
+    if TABLET in result.files:
+        say(f"try it: python -m http.server --bind 127.0.0.1 --directory {result.folder}")
+    else:
+        say(f"differences: {result.folder / PARITY_FILE}")
+    return 1 if result.refused else 0
+
+
+def _interval(loss: Any) -> str:
+    return f"{loss.value:+.4f} ({loss.low:+.4f} to {loss.high:+.4f})"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
 from busmt._version import __version__
-from busmt.errors import BusmtError
+from busmt.errors import BusmtError, MissingPackageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("busmt.cli.train", "Train a model on phantoms, BUSI, BUS-BRA or a CSV."),
@@ -18,7 +19,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("busmt.cli.compare", "Compare evaluated runs on the same images."),
     "predict": ("busmt.cli.predict", "Segment and classify images."),
     "explain": ("busmt.cli.explain", "Show where the network looked."),
-    "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
+    "export": ("busmt.cli.export", "Write a SavedModel, TFLite files or the tablet app."),
+    "serve": ("busmt.cli.serve", "Serve a SavedModel on this machine."),
+    "benchmark": ("busmt.cli.benchmark", "Measure a model on this machine."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
@@ -66,14 +69,22 @@ def main() -> None:
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except BusmtError as error:
-        click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        _fail(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "busmt").split(".")[0] == "busmt":
+            raise
+        _fail(MissingPackageError.of(error, " ".join(["busmt", *sys.argv[1:2]])))
     except (click.Abort, KeyboardInterrupt):
         click.echo("busmt: interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+
+
+def _fail(error: BusmtError) -> NoReturn:
+    click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

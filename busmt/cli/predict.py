@@ -18,9 +18,10 @@ _MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
     epilog="""\b
 Examples:
   busmt predict image.png --model runs/busi
-  busmt predict scans/ more/*.png --model exports/model.tflite --out results/ --json
+  busmt predict scans/ more/*.png --model exports/model-int8.tflite --out results/ --json
 \b
 Writes NAME_mask.png and NAME_overlay.png for each image, and predictions.json and predictions.csv.
+A .tflite model needs no TensorFlow (pip install "busmt[lite]").
 Exit code 1: some images could not be read; they are named, the others are done.
 """
 )
@@ -30,7 +31,8 @@ Exit code 1: some images could not be read; they are named, the others are done.
 @json_option
 def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int:
     """Segment and classify images; masks have the size of their image."""
-    quiet_start()
+    if Path(model).suffix != ".tflite":  # which needs no TensorFlow
+        quiet_start()
     from busmt.config import CLASSES
     from busmt.data.images import write_atomically
     from busmt.prediction import Predictor

@@ -1,8 +1,9 @@
 """Decode, letterbox and its inverse: the only code that knows the geometry of pixels.
 
-The `*_tensor` functions are TensorFlow graph code and are the one road from encoded bytes to network
-input: training, evaluation, prediction and the exported serving signature all go through them. The
-others work on files and arrays without TensorFlow, for masks, curation and pictures.
+The `*_tensor` functions are TensorFlow graph code and are the road from encoded bytes to network input: training,
+evaluation, prediction with Keras and the exported serving signature all go through them. `read_input` is the same
+road without TensorFlow, for .tflite files: equal grey levels, and squares that differ by rounding alone (1e-5). The
+others work on files and arrays, for masks, curation and pictures.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ MAX_PIXELS = 50_000_000
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8"
 _GRAPH_FORMATS = ("PNG", "JPEG")
+_GREY_MODES = ("1", "L", "LA")
+_RED, _GREEN, _BLUE = 9797, 19234, 3737
+"""Weights of grey, of 32768: ITU-R BT.601, cut as libpng cuts them."""
+_SRGB_GAMMA = 0.45455
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
@@ -149,6 +155,44 @@ def read_encoded(path: str | os.PathLike) -> bytes:
         buffer = io.BytesIO()
         flat.convert("RGB").save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def read_input(path: str | os.PathLike, size: int) -> tuple[np.ndarray, Letterbox]:
+    """One network input (S, S, 1), float32, in [0, 1], and where the image lies in it; without TensorFlow.
+
+    Raises:
+        DataError: as `read_encoded`.
+    """
+    grey = decode_grey(read_encoded(path))
+    box = Letterbox(grey.shape[0], grey.shape[1], size)
+    inner = Image.fromarray(grey.astype(np.float32) / 255.0)
+    inner = inner.resize((box.inner_width, box.inner_height), Image.Resampling.BILINEAR)
+    square = np.zeros((size, size, 1), np.float32)
+    square[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width, 0] = np.asarray(inner)
+    return square, box
+
+
+def decode_grey(encoded: bytes) -> np.ndarray:
+    """What `read_encoded` returns to grey levels (H, W), uint8: those of `decode_tensor`.
+
+    A JPEG gives its luma plane. A coloured pixel of a PNG gives what libpng makes of it: the weighted mean of its
+    colours, in linear light where the file states its gamma.
+    """
+    with Image.open(io.BytesIO(encoded), formats=_GRAPH_FORMATS) as image:
+        if image.format == "JPEG":
+            image.draft("L", image.size)
+            return np.asarray(image.convert("L"))
+        if image.mode in _GREY_MODES:
+            return np.asarray(image.convert("L"))
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
+        gamma = _SRGB_GAMMA if "srgb" in image.info else image.info.get("gamma", 1.0)
+    if abs(gamma - 1) <= 0.05:  # libpng takes no notice of less
+        mean = (_RED * red + _GREEN * green + _BLUE * blue) >> 15
+    else:
+        levels = np.arange(256) / 255
+        linear, back = (np.floor(255 * levels**power + 0.5).astype(np.int64) for power in (1 / gamma, gamma))
+        mean = back[(_RED * linear[red] + _GREEN * linear[green] + _BLUE * linear[blue] + (1 << 14)) >> 15]
+    return np.where((red == green) & (red == blue), red, mean).astype(np.uint8)
 
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:
@@ -261,7 +305,12 @@ def decode_tensor(encoded: tf.Tensor) -> tf.Tensor:
     """Encoded PNG or JPEG bytes, scalar string, to (H, W, 1), float32, in [0, 1]. Graph code."""
     import tensorflow as tf
 
-    pixels = tf.io.decode_image(encoded, channels=1, dtype=tf.uint8, expand_animations=False)
+    # decode_image alone would use the fast DCT for JPEG, which no other decoder agrees with
+    pixels = tf.cond(
+        tf.strings.substr(encoded, 0, 2) == _JPEG_SIGNATURE,
+        lambda: tf.io.decode_jpeg(encoded, channels=1, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=1, dtype=tf.uint8, expand_animations=False),
+    )
     pixels.set_shape((None, None, 1))
     return tf.cast(pixels, tf.float32) / 255.0
 

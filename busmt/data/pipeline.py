@@ -6,7 +6,7 @@ Training elements are `(image, {"mask": mask, "label": label})` with image (B, S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,14 +112,6 @@ def read_image(path: str, size: int) -> tuple[np.ndarray, images.Letterbox]:
     except tf.errors.InvalidArgumentError as error:  # what Pillow forgives and TensorFlow does not
         raise DataError(f"{path}: damaged or truncated image") from error
     return picture.numpy(), images.Letterbox(int(height), int(width), size)
-
-
-def read_batches(catalog: Catalog, size: int, batch_size: int) -> Iterator[tuple[np.ndarray, list[images.Letterbox]]]:
-    """Network inputs (B, S, S, 1) in catalog order, with the place of each image; flat in memory."""
-    for start in range(0, len(catalog), batch_size):
-        rows = catalog.table["image"].iloc[start : start + batch_size]
-        pairs = [read_image(path, size) for path in rows]
-        yield np.stack([picture for picture, _ in pairs]), [box for _, box in pairs]
 
 
 _GRAPHS: dict[int, Any] = {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,19 @@ from busmt.config import CLASSES, MASK_THRESHOLD
 from busmt.data.images import read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
+from busmt.deployment import golden, variants
 from busmt.deployment.parity import Parity, compare, require
+from busmt.deployment.quantise import QUANTISED, VARIANTS, Quantiser, half
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, write_saved_model
-from busmt.deployment.tflite import operations, write_tflite
+from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
+from busmt.deployment.tflite import append_files, convert, require_built_in
+from busmt.deployment.variants import Comparison, Fidelity
 from busmt.errors import DataError, ExportError
 from busmt.prediction import SIDECAR, Forward, Predictor, load_network
 from busmt.training.run import Run, draft_folder
 
 FORMATS: tuple[str, ...] = ("savedmodel", "tflite")
+TFLITE, GOLDEN, TABLET = "tflite", "golden", "tablet"
 TFLITE_FILE = "model.tflite"
 PARITY_FILE = "parity.json"
 PARITY_IMAGES = 50
@@ -44,21 +51,39 @@ class Export:
     files: dict[str, Path]
     parity: list[Parity]
     source: str
+    variants: list[Fidelity] = field(default_factory=list)
+    """Each TFLite variant against Keras and the truth, whether it was written or not."""
+
+    @property
+    def refused(self) -> list[Fidelity]:
+        """Variants that lose too much and were not written."""
+        if TABLET in self.files:
+            return []
+        return [row for row in self.variants if variant_format(row.variant) not in self.files]
 
 
 def export_run(
-    run: Run, folder: str | os.PathLike, formats: Sequence[str] = FORMATS, progress: Callable[[str], None] | None = None
+    run: Run,
+    folder: str | os.PathLike,
+    formats: Sequence[str] = FORMATS,
+    progress: Callable[[str], None] | None = None,
+    force: bool = False,
 ) -> Export:
     """Export a finished run and check each format against Keras on real images.
 
-    Writes `1/` (SavedModel; the next free number if there is one), `model.tflite`, `model.json` (classes,
-    preprocessing, thresholds, checksums) and `parity.json`.
+    Writes `1/` (SavedModel; the next free number if there is one), `model.tflite` and its smaller variants
+    `model-float16.tflite`, `model-int8-dynamic.tflite` and `model-int8.tflite`, `golden/` (three phantoms with
+    the answers to them), `model.json` (classes, preprocessing, thresholds, checksums) and `parity.json`. Each
+    .tflite file carries labels and card in a zip archive at its end. What the int8 variants keep in float is
+    chosen on validation images; what is reported comes from test images. A variant that loses more than
+    `busmt.deployment.variants.MAX_LOSS` of Dice or AUROC there is not written.
 
     Args:
         run: a finished run.
         folder: made where it does not exist.
         formats: of `FORMATS`.
         progress: called with a line of text at each stage.
+        force: write the variants that lose too much, too.
 
     Raises:
         ExportError: unknown format, a conversion that fails, or an export that disagrees with Keras; then
@@ -79,15 +104,74 @@ def export_run(
             parity: list[Parity] = []
             for name in formats:
                 say(f"writing {name}")
-                parity += _WRITERS[name](network, draft, reference, inputs, encoded)
+                parity += _WRITERS[name](network, draft, reference, inputs, encoded, run)
             for result in parity:
                 require(result)
             card = _card(run, network)
-            files = _publish(draft, folder, formats)
-            _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source)
+            judged = _write_variants(run, network, draft, reference, force, say) if "tflite" in formats else []
+            written = [row for row in judged if (draft / variant_file(row.variant)).exists()]
+            _complete(draft, written, card)
+            files = _publish(draft, folder, formats, written)
+            _describe(folder, card | {"sha256": _checksums(folder, files)}, parity, source, judged)
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    return Export(folder, files, parity, source)
+    return Export(folder, {name: path for name, path in files.items() if name != GOLDEN}, parity, source, judged)
+
+
+def export_tablet(
+    run: Run, folder: str | os.PathLike, progress: Callable[[str], None] | None = None, force: bool = False
+) -> Export:
+    """Write the tablet app with the smallest variant of a run's model that loses little enough.
+
+    Variants are tried in the order int8, int8-dynamic, float16, float32.
+
+    Args:
+        run: a finished run.
+        folder: the app's folder; must not hold anything yet.
+        progress: called with a line of text at each stage.
+        force: take int8 whatever it loses.
+
+    Returns:
+        An export whose only variant is the one that was taken.
+
+    Raises:
+        ExportError: the folder holds something, or the model cannot be converted.
+        RunError: the run has not finished.
+    """
+    from busmt.deployment.tablet.site import write_site
+
+    say = progress or (lambda text: None)
+    network = load_network(run.model_path)
+    size, folder = int(network.input_shape[1]), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: exists and is not empty; name a new folder for the tablet app")
+    reference = Predictor.from_network(network).predict_arrays
+    cases, source = variants.truth_cases(run, size, _reported_part(run))
+    reported = Comparison(cases, reference)
+    for variant, content, floats in _smallest_first(run, network, reference, say):
+        row = reported.judge(variant, content, floats)
+        if row.passed or force:
+            break
+    card = _card(run, network) | {"variant": row.variant, "fidelity": row.to_dict()}
+    try:
+        with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
+            write_site(draft / TABLET, content, card)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(draft / TABLET, folder)
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return Export(folder, {TABLET: folder}, [], source, [row])
+
+
+def variant_file(variant: str) -> str:
+    """File name of a TFLite variant."""
+    return TFLITE_FILE if variant == "float32" else f"model-{variant}.tflite"
+
+
+def variant_format(variant: str) -> str:
+    """Name of a TFLite variant among an export's files."""
+    return TFLITE if variant == "float32" else f"{TFLITE}-{variant}"
 
 
 def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray], list[bytes | None], str]:
@@ -96,9 +180,8 @@ def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray
     A run without a test part lends its validation images: exports are compared with Keras, not with the truth.
     Where the run's images are not at hand, phantoms are used, and the text says so.
     """
-    size = run.config.network.input_size
+    size, part = run.config.network.input_size, _reported_part(run)
     try:
-        part = "test" if run.config.folds.fold is not None else "validation"
         images = run.part(part)
         positions = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
         paths = [images[int(position)].image for position in positions]
@@ -112,11 +195,13 @@ def parity_images(run: Run, count: int = PARITY_IMAGES) -> tuple[list[np.ndarray
 
 
 def _saved_model(
-    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None]
+    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None], run: Run
 ) -> list[Parity]:
     import tensorflow as tf
 
-    folder = write_saved_model(network, draft / "savedmodel")
+    threshold = run.calibration().get("referral_threshold")
+    folder = write_saved_model(network, draft / "savedmodel", referral_threshold=threshold)
+    write_warmup(folder, model_name(draft.parent), int(network.input_shape[1]))
     results = [compare("savedmodel serving_default", reference, Predictor.load(folder).predict_arrays, inputs)]
     if all(data is not None for data in encoded):
         loaded = tf.saved_model.load(str(folder))
@@ -131,27 +216,99 @@ def _saved_model(
 
 
 def _tflite(
-    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None]
+    network: Any, draft: Path, reference: Forward, inputs: list[np.ndarray], encoded: list[bytes | None], run: Run
 ) -> list[Parity]:
-    path = write_tflite(network, draft / TFLITE_FILE)
-    flex = sorted(name for name in operations(path) if name.startswith("Flex"))
-    if flex:
-        raise ExportError(f"the TFLite file needs TensorFlow's own operation {flex[0]}, which tablets lack")
-    return [compare("tflite float32", reference, Predictor.load(path).predict_arrays, inputs)]
+    content = convert(network)
+    require_built_in(content)
+    write_atomically(draft / TFLITE_FILE, content)
+    return [compare("tflite float32", reference, Predictor.load(draft / TFLITE_FILE).predict_arrays, inputs)]
 
 
 _WRITERS: dict[str, Callable[..., list[Parity]]] = {"savedmodel": _saved_model, "tflite": _tflite}
 
 
-def _publish(draft: Path, folder: Path, formats: Sequence[str]) -> dict[str, Path]:
+def _write_variants(
+    run: Run, network: Any, draft: Path, reference: Forward, force: bool, say: Callable[[str], None]
+) -> list[Fidelity]:
+    """Judge the float32 file; write the other variants beside it, except those that lose too much, unless forced."""
+    size = int(network.input_shape[1])
+    cases, source = variants.truth_cases(run, size, _reported_part(run))
+    reported = Comparison(cases, reference)
+    content = (draft / TFLITE_FILE).read_bytes()
+    made: list[tuple[str, bytes, tuple[str, ...]]] = [(VARIANTS[0], content, ())]
+    made.append(("float16", half(content), ()))
+    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in QUANTISED:
+        say(f"writing tflite {variant}: which parts of the network stay in float is chosen on validation images")
+        made.append((variant, *variants.choose(quantiser, variant, validation, say)))
+    say(f"judging the variants on {len(cases)} images: {source}")
+    judged = []
+    for variant, content, floats in made:
+        require_built_in(content)
+        judged.append(reported.judge(variant, content, floats))
+        if variant == VARIANTS[0] or judged[-1].passed or force:
+            write_atomically(draft / variant_file(variant), content)
+    return judged
+
+
+def _smallest_first(
+    run: Run, network: Any, reference: Forward, say: Callable[[str], None]
+) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
+    """Variant, file and float parts for the tablet app, made one after the other."""
+    size, content = int(network.input_shape[1]), convert(network, attention=True)
+    require_built_in(content)
+    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in reversed(QUANTISED):
+        say(f"trying {variant}")
+        yield (variant, *variants.choose(quantiser, variant, validation, say))
+    say("trying float16")
+    yield "float16", half(content), ()
+    say("taking float32")
+    yield VARIANTS[0], content, ()
+
+
+def _quantiser(run: Run, content: bytes, size: int) -> Quantiser:
+    return Quantiser(content, variants.calibration_pictures(run, size))
+
+
+def _validation(run: Run, size: int, reference: Forward) -> Comparison:
+    return Comparison(variants.truth_cases(run, size, "validation")[0], reference)
+
+
+def _reported_part(run: Run) -> str:
+    """The part that exports are measured on; a run without a test part lends its validation images."""
+    return "test" if run.config.folds.fold is not None else "validation"
+
+
+def _complete(draft: Path, written: list[Fidelity], card: dict[str, Any]) -> None:
+    """Golden pairs beside the .tflite files, then labels and card into them."""
+    if not written:
+        return
+    files = [variant_file(row.variant) for row in written]
+    golden.write_golden(draft / GOLDEN, {file: Predictor.load(draft / file) for file in files})
+    for row in written:
+        path = draft / variant_file(row.variant)
+        own = json.dumps(card | {"variant": row.variant, "fidelity": row.to_dict()}, indent=2) + "\n"
+        write_atomically(path, append_files(path.read_bytes(), {"labels.txt": _labels(), SIDECAR: own.encode()}))
+
+
+def _publish(draft: Path, folder: Path, formats: Sequence[str], written: list[Fidelity]) -> dict[str, Path]:
     files = {}
     if "savedmodel" in formats:
         versions = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         files["savedmodel"] = folder / str(max(versions, default=0) + 1)
         os.replace(draft / "savedmodel", files["savedmodel"])
-    if "tflite" in formats:
-        files["tflite"] = folder / TFLITE_FILE
-        os.replace(draft / TFLITE_FILE, files["tflite"])
+        write_assets(folder, int(files["savedmodel"].name))
+    if TFLITE in formats:
+        for variant in VARIANTS:  # one that was refused must not stand there from an earlier export
+            (folder / variant_file(variant)).unlink(missing_ok=True)
+        for row in written:
+            name, file = variant_format(row.variant), variant_file(row.variant)
+            files[name] = folder / file
+            os.replace(draft / file, files[name])
+        shutil.rmtree(folder / GOLDEN, ignore_errors=True)
+        files[GOLDEN] = folder / GOLDEN
+        os.replace(draft / GOLDEN, files[GOLDEN])
     return files
 
 
@@ -176,10 +333,16 @@ def _card(run: Run, network: Any) -> dict[str, Any]:
     }
 
 
-def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str) -> None:
+def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: str, judged: list[Fidelity]) -> None:
     write_json(folder / SIDECAR, card)
-    write_json(folder / PARITY_FILE, {"images": source, "results": [result.to_dict() for result in parity]})
-    write_atomically(folder / "labels.txt", ("\n".join(CLASSES) + "\n").encode())
+    results = [result.to_dict() for result in parity]
+    rows = [row.to_dict() | {"written": (folder / variant_file(row.variant)).exists()} for row in judged]
+    write_json(folder / PARITY_FILE, {"images": source, "results": results, "variants": rows})
+    write_atomically(folder / "labels.txt", _labels())
+
+
+def _labels() -> bytes:
+    return ("\n".join(CLASSES) + "\n").encode()
 
 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:

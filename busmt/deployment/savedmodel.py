@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
-from busmt.data.images import decode_tensor, letterbox_tensor
+from busmt.config import CLASSES, IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
+from busmt.deployment.intake import OK, STATUS_MESSAGES, read_images
 from busmt.errors import ExportError
+from busmt.evaluation.classification import MALIGNANT
 
 DEFAULT_SIGNATURE = "serving_default"
 BYTES_SIGNATURE = "serving_bytes"
+ENCODED_INPUT = "encoded"
+CLASS_OUTPUT, REFER_OUTPUT = "class_id", "refer"
+SIZE_OUTPUT, BOX_OUTPUT, STATUS_OUTPUT, ERROR_OUTPUT = "size", "box", "status", "error"
+NO_CLASS = -1
+"""`class_id` of an image that could not be read."""
 
 
-def write_saved_model(network: keras.Model, folder: str | os.PathLike, batch: int | None = None) -> Path:
+def write_saved_model(
+    network: keras.Model, folder: str | os.PathLike, batch: int | None = None, referral_threshold: float | None = None
+) -> Path:
     """Write a SavedModel that loads with TensorFlow alone.
 
     Signatures:
 
-    - `serving_default`: `image` (B, S, S, 1), float32, in [0, 1], letterboxed -> `mask` (B, S, S, 1),
-      `label` (B, 3);
-    - `serving_bytes`: `encoded` (B,), PNG or JPEG bytes of any size -> `mask`, `label` as above, `size`
-      (B, 2), int32: height and width of each image, and `box` (B, 4), int32: top, left, height and width of
-      the image inside the square, which is what it takes to map the mask back.
+    - `serving_default`: `image` (B, S, S, 1), float32, in [0, 1], letterboxed -> `mask` (B, S, S, 1), lesion
+      probabilities; `label` (B, 3), class probabilities in the order of `CLASSES`; `class_id` (B,), int32,
+      the most probable class; `refer` (B,), bool: a person should look first.
+    - `serving_bytes`: `encoded` (B,), PNG or JPEG bytes of any size -> the same four, and `size` (B, 2),
+      int32: height and width of each image; `box` (B, 4), int32: top, left, height and width of the image
+      inside the square, which is what it takes to map the mask back; `status` (B,), int32, 0 where all is
+      well, and `error` (B,), string, what was wrong otherwise. An image that cannot be read does not disturb
+      the others: its mask, label, size and box are zero, its class is -1, and it is referred.
+
+    `refer` is the rule of `busmt.evaluation.calibration.is_referred`. Without a threshold every case that is
+    not called malignant is referred.
 
     Args:
         network: as built by `busmt.model.network.build_network`.
         folder: must not exist.
-        batch: fixed batch size of `serving_default`, with no other signature, for conversion to TFLite.
+        batch: fixed batch size of `serving_default`, with `mask` and `label` alone and no other signature,
+            for conversion to TFLite.
+        referral_threshold: on the probability of malignancy, from the run's calibration.
 
     Raises:
         ExportError: Keras runs on another backend than TensorFlow.
@@ -45,35 +60,44 @@ def write_saved_model(network: keras.Model, folder: str | os.PathLike, batch: in
     archive = keras.export.ExportArchive()
     archive.track(network)
 
-    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def forward(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(image, training=False)
         return {name: outputs[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
 
-    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, sizes, boxes = _preprocess(encoded, size)
-        return {**serve(images), "size": sizes, "box": boxes}
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = forward(image)
+        return outputs | _decide(outputs[LABEL_OUTPUT], referral_threshold)
 
-    archive.add_endpoint(
-        DEFAULT_SIGNATURE, serve, [tf.TensorSpec((batch, size, size, 1), tf.float32, name=IMAGE_INPUT)]
-    )
+    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, sizes, boxes, status = read_images(encoded, size)
+        placed = {SIZE_OUTPUT: sizes, BOX_OUTPUT: boxes}
+        return _withhold(serve(images), status) | placed | _explain(status)
+
+    specification = [tf.TensorSpec((batch, size, size, 1), tf.float32, name=IMAGE_INPUT)]
+    archive.add_endpoint(DEFAULT_SIGNATURE, serve if batch is None else forward, specification)
     if batch is None:
-        archive.add_endpoint(BYTES_SIGNATURE, serve_bytes, [tf.TensorSpec((None,), tf.string, name="encoded")])
+        archive.add_endpoint(BYTES_SIGNATURE, serve_bytes, [tf.TensorSpec((None,), tf.string, name=ENCODED_INPUT)])
     archive.write_out(os.fspath(folder), verbose=False)
     return Path(folder)
 
 
-def _preprocess(encoded: tf.Tensor, size: int) -> tuple[Any, Any, Any]:
-    def one(data: tf.Tensor) -> tuple[Any, Any, Any]:
-        image = decode_tensor(data)
-        square, box = letterbox_tensor(image, size)
-        return square, tf.shape(image)[:2], box
+def _decide(label: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
+    column = CLASSES.index(MALIGNANT)
+    class_id = tf.argmax(label, axis=-1, output_type=tf.int32)
+    suspicious = label[:, column] >= (0.0 if threshold is None else threshold)
+    return {CLASS_OUTPUT: class_id, REFER_OUTPUT: (class_id != column) & suspicious}
 
-    return tf.map_fn(
-        one,
-        encoded,
-        fn_output_signature=(
-            tf.TensorSpec((size, size, 1), tf.float32),
-            tf.TensorSpec((2,), tf.int32),
-            tf.TensorSpec((4,), tf.int32),
-        ),
-    )
+
+def _withhold(outputs: dict[str, tf.Tensor], status: tf.Tensor) -> dict[str, tf.Tensor]:
+    """No answer for what could not be read: the network's opinion of an empty picture is not a finding."""
+    read = tf.equal(status, OK)
+    return {
+        MASK_OUTPUT: tf.where(read[:, None, None, None], outputs[MASK_OUTPUT], 0.0),
+        LABEL_OUTPUT: tf.where(read[:, None], outputs[LABEL_OUTPUT], 0.0),
+        CLASS_OUTPUT: tf.where(read, outputs[CLASS_OUTPUT], NO_CLASS),
+        REFER_OUTPUT: outputs[REFER_OUTPUT] | ~read,
+    }
+
+
+def _explain(status: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {STATUS_OUTPUT: status, ERROR_OUTPUT: tf.gather(tf.constant(STATUS_MESSAGES), status)}

@@ -14,7 +14,7 @@ from busmt.data.augment import augment
 from busmt.data.balance import epoch_order, position_hash
 from busmt.data.cohorts import read_busi
 from busmt.data.images import Letterbox, read_grey
-from busmt.data.pipeline import read_batches, read_image, read_samples, steps_per_epoch, training_dataset
+from busmt.data.pipeline import read_image, read_samples, steps_per_epoch, training_dataset
 from busmt.errors import DataError
 
 SIZE = 64
@@ -174,12 +174,9 @@ def test_without_augmentation_the_samples_come_as_they_are(catalog):
 
 
 def test_what_is_scored_is_read_in_catalog_order_without_repetition(catalog):
-    """Validation uses `read_samples`, test and prediction `read_batches`: each image once, unbalanced."""
+    """Validation uses `read_samples`, test and prediction `read_image`: each image once, unbalanced."""
     pictures, masks = read_samples(catalog, SIZE)
     assert len(pictures) == len(masks) == len(catalog) == 10
-    batched = list(read_batches(catalog, SIZE, 4))
-    assert [len(boxes) for _, boxes in batched] == [4, 4, 2]
-    assert np.array_equal(np.concatenate([batch for batch, _ in batched]), pictures)
     for position, sample in enumerate(catalog):
         picture, box = read_image(sample.image, SIZE)
         assert np.array_equal(picture, pictures[position])

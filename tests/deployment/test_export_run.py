@@ -29,8 +29,8 @@ def run(tiny_run_folder) -> Run:
 
 
 @pytest.fixture(scope="module")
-def export(run, tmp_path_factory):
-    return export_run(run, tmp_path_factory.mktemp("work") / "exports")
+def export(tiny_export):
+    return tiny_export
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,14 @@ def odd_images(tmp_path_factory):
 
 
 def test_the_folder_holds_exactly_what_is_promised(export):
-    assert {entry.name for entry in export.folder.iterdir()} == {
-        "1", "model.tflite", "model.json", "parity.json", "labels.txt",
+    small = {f"tflite-{name}": f"model-{name}.tflite" for name in ("float16", "int8-dynamic", "int8")}
+    assert {"1", "serving", "model.tflite", "golden", "model.json", "parity.json", "labels.txt", *small.values()} == {
+        entry.name for entry in export.folder.iterdir()
+    }
+    assert export.files == {
+        "savedmodel": export.folder / "1", "tflite": export.folder / "model.tflite",
+        **{name: export.folder / file for name, file in small.items()},
     }  # fmt: skip
-    assert export.files == {"savedmodel": export.folder / "1", "tflite": export.folder / "model.tflite"}
     assert (export.folder / "labels.txt").read_text().split() == ["normal", "benign", "malignant"]
 
 
@@ -77,24 +81,29 @@ def test_the_card_says_how_to_use_the_model_and_its_checksums_are_right(run, exp
     assert card["data_fingerprint"] == run.environment()["data"]["fingerprint"]
     files = {path.relative_to(export.folder).as_posix(): path for path in (export.folder / "1").rglob("*")}
     files = {name: path for name, path in files.items() if path.is_file()}
-    files["model.tflite"] = export.folder / "model.tflite"
+    files |= {path.name: path for path in export.folder.glob("*.tflite")}
+    files |= {f"golden/{path.name}": path for path in (export.folder / "golden").iterdir()}
     assert set(card["sha256"]) == set(files)
     for name, path in files.items():
         assert card["sha256"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_tablet_file_uses_built_in_operations_with_a_static_batch(export):
-    names = operations(export.folder / "model.tflite")
-    assert "CONV_2D" in names
-    assert not [name for name in names if name.startswith(("Flex", "Custom"))]
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(model_path=str(export.folder / "model.tflite")).get_signature_runner("serving_default")
-    assert runner.get_input_details()["image"]["shape"].tolist() == [1, 64, 64, 1]
-    assert {name: detail["shape"].tolist() for name, detail in runner.get_output_details().items()} == {
-        "mask": [1, 64, 64, 1],
-        "label": [1, 3],
-    }
+    for path in sorted(export.folder.glob("*.tflite")):
+        names = operations(path.read_bytes())
+        assert "CONV_2D" in names
+        assert not [name for name in names if name.startswith(("Flex", "CUSTOM"))]
+        runner = Interpreter(model_path=str(path)).get_signature_runner("serving_default")
+        image = runner.get_input_details()["image"]
+        assert (image["shape"].tolist(), image["dtype"]) == ([1, 64, 64, 1], np.float32)
+        answers = runner.get_output_details()
+        assert {name: detail["shape"].tolist() for name, detail in answers.items()} == {
+            "mask": [1, 64, 64, 1],
+            "label": [1, 3],
+        }
+        assert {detail["dtype"] for detail in answers.values()} == {np.float32}
 
 
 def test_the_saved_model_runs_in_a_process_without_busmt(export, odd_images, tmp_path, python):
@@ -174,12 +183,12 @@ def test_versions_count_up_and_old_ones_stay(run, export, tmp_path):
 def shifted(write):
     """The format's writer, and a network whose class head has moved since."""
 
-    def wrapped(network, draft, reference, inputs, encoded):
+    def wrapped(network, draft, reference, inputs, encoded, run):
         bias = network.get_layer("label_logits").bias
         own = np.asarray(bias)
         bias.assign(own + np.array([0.0, 0.02, 0.0]))
         try:
-            return write(network, draft, lambda image: expected(reference, image, bias, own), inputs, encoded)
+            return write(network, draft, lambda image: expected(reference, image, bias, own), inputs, encoded, run)
         finally:
             bias.assign(own)
 
