@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from busmt.config import Config
 from busmt.errors import RunError
-from busmt.training.prepare import Stage, prepare_run
+from busmt.training.prepare import prepare_run
 from busmt.training.run import Run
 
-if TYPE_CHECKING:
-    from busmt.training.loop import Reporter
 
-
-def train_or_resume(
-    config: Config, folder: str | os.PathLike, *, stage: Stage | None = None, reporter: Reporter | None = None
-) -> Run:
+def train_or_resume(config: Config, folder: str | os.PathLike, *, verbose: bool = True) -> Run:
     """A finished run of this configuration: trained anew, continued, or found as it is.
 
     Args:
         config: the whole configuration.
         folder: the run folder; made where it does not exist.
-        stage: opens a progress display for reading and curating; see `busmt.training.prepare.prepare_run`.
-        reporter: is told about every step and epoch.
+        verbose: print a line per epoch.
 
     Raises:
         RunError: the folder holds a run of another configuration, or training fails.
@@ -35,12 +28,30 @@ def train_or_resume(
         if run.config != config:
             raise RunError(f"{folder}: holds a run of another configuration ({_first_difference(run.config, config)})")
     else:
-        run = prepare_run(config, folder, stage)
+        run = prepare_run(config, folder)
     if not run.finished:
-        from busmt.training.loop import train
+        from busmt.training.loop import SilentReporter, train
 
-        train(run, reporter)
+        train(run, EpochPrinter() if verbose else SilentReporter())
     return run
+
+
+class EpochPrinter:
+    """A `busmt.training.loop.Reporter` that prints a line per epoch; a star marks the best so far."""
+
+    def step(self, epoch: int, step: int, losses: dict[str, float]) -> None:
+        """Nothing is printed within an epoch."""
+
+    def epoch(self, row: dict[str, float], best: bool) -> None:
+        """Losses and the scores on validation."""
+        print(
+            f"epoch {int(row['epoch']) + 1}: loss {row['loss']:.3f}, validation Dice {row['val_dice']:.3f}, "
+            f"balanced accuracy {row['val_balanced_accuracy']:.3f}{' *' if best else ''}"
+        )
+
+    def warn(self, text: str) -> None:
+        """A message for the user."""
+        print(f"warning: {text}")
 
 
 def _first_difference(found: Config, asked: Config) -> str:
