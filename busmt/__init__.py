@@ -4,11 +4,10 @@ One Keras model reads a B-mode breast ultrasound image and returns the lesion ma
 
 The names below are what most scripts need; they are imported when they are first used.
 
-    import busmt
-
-    config = busmt.Config.preset("tiny")
-    run = busmt.train_or_resume(config, "runs/first")
-    prediction = busmt.Predictor.load(run.path).predict_file("image.png")
+>>> import busmt
+>>> config = busmt.Config.preset("tiny")
+>>> run = busmt.train_or_resume(config, "runs/first")                       # doctest: +SKIP
+>>> prediction = busmt.Predictor.load(run.path).predict_file("image.png")   # doctest: +SKIP
 """
 
 from __future__ import annotations

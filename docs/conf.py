@@ -50,5 +50,5 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "footer_icons": [],
-    "announcement": "Research software, not a medical device: its output must not be used for diagnosis.",
+    "announcement": "Research software, not a medical device.",
 }

@@ -59,6 +59,13 @@ def test_outputs_are_stripped(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+def test_links_lead_somewhere(name):
+    for cell in read(name).cells:
+        for target in re.findall(r"\]\(([^)]+)\)", cell.source if cell.cell_type == "markdown" else ""):
+            assert (FOLDER / target).exists(), target
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_public_interface_is_enough(name):
     for cell in read(name).cells:
         if cell.cell_type == "code":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
-import shutil
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +50,8 @@ def write_pages(docs: Path) -> None:
     for stale in {path.name for path in notebooks.iterdir()} - {path.name for path in sources}:
         (notebooks / stale).unlink()
     for path in sources:
-        if not (notebooks / path.name).exists() or (notebooks / path.name).read_bytes() != path.read_bytes():
-            shutil.copy(path, notebooks / path.name)
+        text = path.read_text(encoding="utf-8").replace("](../docs/", "](../")  # they lie one folder deeper here
+        _write(notebooks / path.name, text.encode())
 
 
 def configuration_page() -> str:

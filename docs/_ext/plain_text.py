@@ -21,14 +21,15 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def escape(lines: list[str]) -> None:
-    """Escape markup characters outside code, doctests and tables; the list is changed."""
-    example = False
+    """Escape markup characters outside code, doctests, literal blocks and tables; the list is changed."""
+    example = literal = False
     for number, line in enumerate(lines):
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
-        if example or line.lstrip().startswith(("====", "..")):
-            continue
-        start = _LINE_BLOCK.match(line)
-        begin = start[0] if start else ""
-        pieces = _CODE.split(line[len(begin) :])
-        pieces[::2] = [_MARKUP.sub(r"\\\1", piece) for piece in pieces[::2]]
-        lines[number] = begin + "".join(pieces)
+        literal = literal and (not line.strip() or line.startswith(" "))
+        if not (example or literal or line.lstrip().startswith(("====", ".."))):
+            literal = line.endswith("::")
+            start = _LINE_BLOCK.match(line)
+            begin = start[0] if start else ""
+            pieces = _CODE.split(line[len(begin) :])
+            pieces[::2] = [_MARKUP.sub(r"\\\1", piece) for piece in pieces[::2]]
+            lines[number] = begin + "".join(pieces)
