@@ -31,6 +31,7 @@ nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # start-up messages of TensorFlow
 
 autodoc_inherit_docstrings = False  # those of Keras are not written for here
 autodoc_member_order = "bysource"

@@ -92,8 +92,7 @@ def test_quickstart_on_phantoms(tmp_path):
 def test_runs_on_phantoms_and_again(name, tmp_path):
     first = execute(name, tmp_path, FAST)
     again = execute(name, tmp_path, FAST)  # in the same folder: every cell finds what it made
-    if name != "05_deploy" and name != "06_your_own_data":
-        assert outputs(first, "image/png")
+    assert outputs(first, "image/png")
     assert len(outputs(again, "text/html")) == len(outputs(first, "text/html"))
 
 
