@@ -41,6 +41,7 @@ autodoc_class_signature = "separated"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 default_role = "code"
+smartquotes = False  # they would turn --options into dashes
 
 html_theme = "furo"
 html_title = f"busmt {release}"

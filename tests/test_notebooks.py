@@ -31,6 +31,8 @@ def execute(name: str, place: Path, settings: dict[str, Any], timeout: int = 600
     NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(place)}}
     ).execute()
+    for data in (output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output):
+        assert "image/png" in data or not data.get("text/plain", "").startswith("<Figure"), "a figure was not drawn"
     return notebook
 
 

@@ -16,8 +16,24 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", lambda app, kind, name, value, options, lines: escape(lines), priority=400)
     app.setup_extension("sphinx_click")
     for part in ("description", "epilog"):
-        app.connect(f"sphinx-click-process-{part}", lambda app, context, lines: escape(lines))
+        app.connect(f"sphinx-click-process-{part}", lambda app, context, lines: (show_examples(lines), escape(lines)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def show_examples(lines: list[str]) -> None:
+    """Turn the examples of a command, which sphinx-click makes a line block, into a block of code."""
+    shown = False
+    text = []
+    for line in lines:
+        if line.strip() == "| Examples:":
+            shown = True
+            text += ["Examples::", ""]
+        elif shown and line.startswith("| "):
+            text.append(f"    {line[2:].strip()}")
+        else:
+            shown = False
+            text.append(line)
+    lines[:] = text
 
 
 def escape(lines: list[str]) -> None:
