@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
+    "data": ("busmt.cli.data", "Download public cohorts."),
 }
 """Command name to its module, which holds a click command of the same name, and its line in --help."""
 

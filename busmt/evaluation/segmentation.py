@@ -5,15 +5,15 @@ millimetres per pixel give millimetres.
 
 What happens with empty masks, everywhere in busmt:
 
-=====================  ==========  ================  ================
-measure                both empty  prediction empty  truth empty
-=====================  ==========  ================  ================
-Dice, IoU              1           0                 0
-sensitivity            NaN         0                 NaN
-precision              NaN         NaN               0
-surface Dice           1           0                 0
-HD95, average distance 0           NaN               NaN
-=====================  ==========  ================  ================
+======================  ==========  ================  ================
+measure                 both empty  prediction empty  truth empty
+======================  ==========  ================  ================
+Dice, IoU               1           0                 0
+sensitivity             NaN         0                 NaN
+precision               NaN         NaN               0
+surface Dice            1           0                 0
+HD95, average distance  0           NaN               NaN
+======================  ==========  ================  ================
 
 NaN means undefined: a missed lesion has no surface to measure to, and any number put in its place would
 be a choice of the author. It counts as 0 in the overlap measures; summaries leave NaN out and say how

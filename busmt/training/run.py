@@ -1,4 +1,4 @@
-"""The run folder: the single source of truth about a training.
+"""The run folder: the single source of truth about a training::
 
 config.yaml       every setting            checkpoints/   state after each epoch, best weights
 catalog.csv       the curated images       model.keras    the finished network

@@ -1,10 +1,8 @@
 """Curation: duplicates, contradictions and unusable samples, each with its reason.
 
-from busmt.data.curation import curate
-
-curation = curate(read_cohort("path/to/BUSI"), CurationConfig())
-curation.catalog      # the kept samples; `group` unites what shows the same lesion
-curation.decisions    # one row per sample, with the reason in plain words
+>>> curation = curate(read_cohort("path/to/BUSI"), CurationConfig())    # doctest: +SKIP
+>>> curation.catalog      # the kept samples; `group` unites what shows the same lesion    # doctest: +SKIP
+>>> curation.decisions    # one row per sample, with the reason in plain words             # doctest: +SKIP
 """
 
 from busmt.data.curation.cache import default_cache_dir

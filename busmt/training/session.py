@@ -1,0 +1,63 @@
+"""Train, or take up what is there: what a script or a notebook can call again and again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from busmt.config import Config
+from busmt.errors import RunError
+from busmt.training.prepare import prepare_run
+from busmt.training.run import Run
+
+
+def train_or_resume(config: Config, folder: str | os.PathLike, *, verbose: bool = True) -> Run:
+    """A finished run of this configuration: trained anew, continued, or found as it is.
+
+    Args:
+        config: the whole configuration.
+        folder: the run folder; made where it does not exist.
+        verbose: print a line per epoch.
+
+    Raises:
+        RunError: the folder holds a run of another configuration, or training fails.
+        DataError, ConfigError: the data or the split cannot be used.
+    """
+    if Path(folder).exists():
+        run = Run.open(folder)
+        if run.config != config:
+            raise RunError(f"{folder}: holds a run of another configuration ({_first_difference(run.config, config)})")
+    else:
+        run = prepare_run(config, folder)
+    if not run.finished:
+        from busmt.training.loop import SilentReporter, train
+
+        train(run, EpochPrinter() if verbose else SilentReporter())
+    return run
+
+
+class EpochPrinter:
+    """A `busmt.training.loop.Reporter` that prints a line per epoch; a star marks the best so far."""
+
+    def step(self, epoch: int, step: int, losses: dict[str, float]) -> None:
+        """Nothing is printed within an epoch."""
+
+    def epoch(self, row: dict[str, float], best: bool) -> None:
+        """Losses and the scores on validation."""
+        print(
+            f"epoch {int(row['epoch']) + 1}: loss {row['loss']:.3f}, validation Dice {row['val_dice']:.3f}, "
+            f"balanced accuracy {row['val_balanced_accuracy']:.3f}{' *' if best else ''}"
+        )
+
+    def warn(self, text: str) -> None:
+        """A message for the user."""
+        print(f"warning: {text}")
+
+
+def _first_difference(found: Config, asked: Config) -> str:
+    there, here = found.to_dict(), asked.to_dict()
+    for section, values in here.items():
+        for key, value in values.items():
+            if there[section][key] != value:
+                return f"{section}.{key} is {there[section][key]!r} there, {value!r} here"
+    raise AssertionError("equal configurations")
