@@ -8,6 +8,7 @@ import sys
 import click
 
 from busmt._version import __version__
+from busmt.cli.common import say
 from busmt.errors import BusmtError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -65,7 +66,7 @@ def main() -> None:
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except BusmtError as error:
-        click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
+        say(f"busmt: error: {error}")
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("busmt: interrupted", err=True)

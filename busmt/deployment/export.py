@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from busmt._version import __version__
 from busmt.config import CLASSES, MASK_THRESHOLD
-from busmt.data.images import read_encoded, write_atomically, write_json
+from busmt.data.images import file_hash, read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
 from busmt.deployment.parity import Parity, compare, require
@@ -185,8 +184,4 @@ def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:
     """sha256 by path relative to the folder, of every file that was written."""
     members = [path for entry in files.values() for path in ([entry] if entry.is_file() else sorted(entry.rglob("*")))]
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in members
-        if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in members if path.is_file()}

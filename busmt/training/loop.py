@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from busmt.config import CLASSES
-from busmt.data.images import write_atomically
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
+from busmt.data.tables import write_table
 from busmt.errors import RunError
 from busmt.evaluation.calibration import fit_referral, fit_temperature
 from busmt.evaluation.classification import MALIGNANT
@@ -160,7 +160,7 @@ class _Keeper(keras.callbacks.Callback):
         }
 
     def _write_history(self) -> None:
-        write_atomically(self.run.path / HISTORY, pd.DataFrame(self.history).to_csv(index=False).encode())
+        write_table(self.run.path / HISTORY, pd.DataFrame(self.history))
 
 
 class _Steps(keras.callbacks.Callback):

@@ -21,6 +21,7 @@ from busmt.data.cohorts import read_busi, read_cohort
 from busmt.data.curation import curate, default_cache_dir
 from busmt.data.folds import make_folds, write_folds
 from busmt.data.phantom import write_phantoms
+from busmt.data.tables import write_table
 from busmt.errors import ConfigError, RunError
 from busmt.training.run import CATALOG, CHECKPOINTS, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, LOGS, Run, draft_folder
 
@@ -63,7 +64,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
         with stage("Curating") as progress:
             curation = curate(catalog, config.curation, cache_dir=_cache(config), progress=progress)
         catalog = curation.catalog
-        curation.decisions.to_csv(folder / DECISIONS, index=False)
+        write_table(folder / DECISIONS, curation.decisions)
     if len(catalog.classes) < 2:
         raise ConfigError(f"training needs at least two classes; the catalog holds only {catalog.classes[0]}")
     folds = make_folds(catalog, config.folds)
