@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("busmt.cli.predict", "Segment and classify images."),
     "explain": ("busmt.cli.explain", "Show where the network looked."),
     "export": ("busmt.cli.export", "Write a SavedModel and a TFLite file."),
+    "reproduce": ("busmt.cli.reproduce", "Train a run again and tell whether it comes out the same."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
