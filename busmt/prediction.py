@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from busmt import trust
 from busmt.config import CLASSES, LABEL_LOGITS_OUTPUT, LABEL_OUTPUT, MASK_LOGITS_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD
 from busmt.data.catalog import Catalog
 from busmt.data.images import Letterbox
@@ -73,10 +74,19 @@ class Predictor:
     Attributes:
         path: what was loaded.
         size: side of the model's square input, pixels.
+        checked: False for an exported model without a manifest that tells whether it is whole.
     """
 
-    def __init__(self, path: Path, size: int, forward: Forward, batch: int | None, referral: float | None):
-        self.path, self.size = path, size
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        forward: Forward,
+        batch: int | None,
+        referral: float | None,
+        checked: bool = True,
+    ):
+        self.path, self.size, self.checked = path, size, checked
         self._forward, self._batch, self._referral = forward, batch, referral
 
     @classmethod
@@ -129,7 +139,12 @@ class Predictor:
                 progress(done, len(catalog))
 
     def predict_arrays(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1]."""
+        """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1].
+
+        Raises:
+            DataError: another shape or type, or values that are no numbers, infinite or out of range.
+        """
+        trust.check_pictures(pictures, self.size)
         return self._forward(pictures)
 
     def _predictions(
@@ -164,6 +179,7 @@ class Predictor:
     def _from_saved_model(cls, folder: Path, referral: float | None) -> Predictor:
         import tensorflow as tf
 
+        checked = trust.check_saved_model(folder)
         try:
             loaded = tf.saved_model.load(str(folder))
             size = int(loaded.signatures["serving_default"].structured_input_signature[1]["image"].shape[1])
@@ -174,12 +190,13 @@ class Predictor:
             outputs = loaded.signatures["serving_default"](image=tf.constant(batch))
             return {name: value.numpy() for name, value in outputs.items()}
 
-        return cls(folder, size, forward, None, referral)
+        return cls(folder, size, forward, None, referral, checked)
 
     @classmethod
     def _from_tflite(cls, path: Path, referral: float | None) -> Predictor:
         from ai_edge_litert.interpreter import Interpreter
 
+        checked = trust.check_tflite(path)
         try:
             interpreter = Interpreter(model_path=str(path))
             runner = interpreter.get_signature_runner("serving_default")
@@ -191,11 +208,11 @@ class Predictor:
             rows = [runner(image=picture[None]) for picture in batch]
             return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-        return cls(path, size, forward, 1, referral)
+        return cls(path, size, forward, 1, referral, checked)
 
 
 def load_network(path: str | os.PathLike) -> Any:
-    """Load a .keras file with safe mode on.
+    """Load a .keras file with safe mode on, after `trust.check_keras`.
 
     Raises:
         RunError: missing, damaged, or not a network of busmt.
@@ -204,6 +221,7 @@ def load_network(path: str | os.PathLike) -> Any:
 
     import busmt.model.network  # noqa: F401  registers the layers
 
+    trust.check_keras(Path(path))
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged one fails in the zip, JSON, HDF5 or layer code
@@ -228,9 +246,11 @@ def _saved_model_folder(path: Path) -> Path | None:
 
 def _read_value(path: Path, key: str) -> float | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged JSON file") from error
+    value = found.get(key) if isinstance(found, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

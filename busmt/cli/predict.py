@@ -40,6 +40,8 @@ def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int
     folder = Path(out)
     refuse_overwriting(folder, items)
     predictor = Predictor.load(model)
+    if not predictor.checked:
+        say(f"warning: {model}: without its model.json, nothing tells whether it is whole")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from busmt import trust
 from busmt._version import __version__
 from busmt.config import CLASSES, MASK_THRESHOLD
 from busmt.data.images import file_hash, read_encoded, write_atomically, write_json
@@ -182,6 +183,7 @@ def _describe(folder: Path, card: dict[str, Any], parity: list[Parity], source: 
 
 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:
-    """sha256 by path relative to the folder, of every file that was written."""
+    """sha256 by path relative to the folder, of every file that was written, now or by earlier exports."""
     members = [path for entry in files.values() for path in ([entry] if entry.is_file() else sorted(entry.rglob("*")))]
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in members if path.is_file()}
+    before = {name: value for name, value in trust.listed_hashes(folder).items() if (folder / name).is_file()}
+    return before | {path.relative_to(folder).as_posix(): file_hash(path) for path in members if path.is_file()}
