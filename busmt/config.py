@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -36,6 +38,8 @@ MASK_OUTPUT = "mask"
 LABEL_OUTPUT = "label"
 MASK_LOGITS_OUTPUT = "mask_logits"
 LABEL_LOGITS_OUTPUT = "label_logits"
+MAX_CONFIG_BYTES = 64 * 1024
+"""Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
 
 
@@ -234,11 +238,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a configuration file")
+        with open(path, "rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a configuration file ({_reason(error)})") from error
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_CONFIG_BYTES // 1024} KiB, too large for a configuration file")
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
@@ -248,6 +258,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain types only, and no aliases: a few lines of them can stand for more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not accepted", mark)
+        return super().compose_node(parent, index)
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,11 +297,11 @@ _PRESET_OVERRIDES: dict[str, dict[str, Any]] = {
 
 def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'the top level'} must be a mapping, got {values!r}")
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'the top level'} must be a mapping, got {_shown(values)}")
     known = {f.name: f for f in fields(cls)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{_hint(str(key), known)}")
+            raise ConfigError(f"{where}: unknown key {prefix}{_shown_key(key)}{_hint(str(key)[:80], known)}")
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
@@ -300,7 +320,7 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
 def _check(value: Any, expected: Any, spec: dataclasses.Field, where: str, key: str) -> Any:
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.copysign(math.inf, value)
     if float in accepted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             value = float(value)
@@ -308,17 +328,31 @@ def _check(value: Any, expected: Any, spec: dataclasses.Field, where: str, key: 
             value = str(value)
     if not any(type(value) is kind for kind in accepted):
         names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in accepted)
-        raise ConfigError(f"{where}: {key} must be {names}, got {value!r}")
+        raise ConfigError(f"{where}: {key} must be {names}, got {_shown(value)}")
     if value is None:
         return value
     low, high, choices = (spec.metadata[name] for name in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise ConfigError(f"{where}: {key} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        raise ConfigError(f"{where}: {key} must be one of {', '.join(map(str, choices))}, got {_shown(value)}")
     # written so that NaN fails
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ConfigError(f"{where}: {key} must be {bounds}, got {value!r}")
+        raise ConfigError(f"{where}: {key} must be {bounds}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = 100
+    try:
+        return brief.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return type(value).__name__
+
+
+def _shown_key(key: Any) -> str:
+    return key if isinstance(key, str) and len(key) <= 80 else _shown(key)
 
 
 def _hint(key: str, known: Mapping[str, Any]) -> str:

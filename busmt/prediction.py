@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from busmt import trust
 from busmt.config import (
     CLASSES,
     IMAGE_INPUT,
@@ -83,6 +84,7 @@ class Predictor:
     Attributes:
         path: what was loaded.
         size: side of the model's square input, pixels.
+        checked: False for an exported model without a manifest that tells whether it is whole.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class Predictor:
         batch: int | None,
         referral: float | None,
         reader: Reader | None = None,
+        checked: bool = True,
     ):
-        self.path, self.size = path, size
+        self.path, self.size, self.checked = path, size, checked
         self._forward, self._batch, self._referral = forward, batch, referral
         self._read = reader or _graph_reader()
 
@@ -151,7 +154,12 @@ class Predictor:
                 progress(min(rows.stop, len(paths)), len(paths))
 
     def predict_arrays(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1]."""
+        """Outputs by name for network inputs (B, S, S, 1), float32, in [0, 1].
+
+        Raises:
+            DataError: another shape or type, or values that are no numbers, infinite or out of range.
+        """
+        trust.check_pictures(pictures, self.size)
         return self._forward(pictures)
 
     def _predictions(
@@ -188,6 +196,7 @@ class Predictor:
             import tensorflow as tf
         except ModuleNotFoundError as error:
             raise MissingPackageError.of(error, f"{folder}: a SavedModel") from error
+        checked = trust.check_saved_model(folder)
         try:
             loaded = tf.saved_model.load(str(folder))
             size = int(loaded.signatures["serving_default"].structured_input_signature[1]["image"].shape[1])
@@ -198,12 +207,16 @@ class Predictor:
             outputs = loaded.signatures["serving_default"](image=tf.constant(batch))
             return {name: value.numpy() for name, value in outputs.items()}
 
-        return cls(folder, size, forward, None, referral)
+        return cls(folder, size, forward, None, referral, checked=checked)
 
     @classmethod
     def _from_tflite(cls, path: Path, referral: float | None) -> Predictor:
+        try:
+            checked = trust.check_tflite(path)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError.of(error, "a .tflite model") from error
         forward, size = interpret(path)
-        return cls(path, size, forward, 1, referral, read_input)
+        return cls(path, size, forward, 1, referral, read_input, checked)
 
 
 def interpret(model: bytes | str | os.PathLike, threads: int | None = None) -> tuple[Forward, int]:
@@ -236,7 +249,7 @@ def interpret(model: bytes | str | os.PathLike, threads: int | None = None) -> t
 
 
 def load_network(path: str | os.PathLike) -> Any:
-    """Load a .keras file with safe mode on.
+    """Load a .keras file with safe mode on, after `trust.check_keras`.
 
     Raises:
         RunError: missing, damaged, or not a network of busmt.
@@ -249,6 +262,7 @@ def load_network(path: str | os.PathLike) -> Any:
     except ModuleNotFoundError as error:
         raise MissingPackageError.of(error, f"{path}: a Keras model") from error
 
+    trust.check_keras(Path(path))
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged one fails in the zip, JSON, HDF5 or layer code
@@ -279,18 +293,24 @@ def _saved_model_folder(path: Path) -> Path | None:
 
 def _read_value(path: Path, key: str) -> float | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged JSON file") from error
+    return _number(found, key)
 
 
 def _read_inside(path: Path) -> float | None:
     """The referral threshold on the card in the archive behind a .tflite file; None where there is no archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(SIDECAR)).get("referral_threshold")
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError):
+            return _number(json.loads(archive.read(SIDECAR)), "referral_threshold")
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, OSError):
         return None  # a bare .tflite file; whether it is one at all is seen when it is loaded
+
+
+def _number(card: Any, key: str) -> float | None:
+    value = card.get(key) if isinstance(card, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ ROOT = Path(busmt.__file__).parent
 LAYERS = {
     "errors": 0, "config": 0, "_version": 0,
     "data": 1, "model": 1,
-    "overlay": 2, "evaluation": 2, "training": 2, "prediction": 2, "deployment": 2,
+    "trust": 2, "overlay": 2, "evaluation": 2, "training": 2, "prediction": 2, "deployment": 2,
     "cli": 3,
 }  # fmt: skip
 

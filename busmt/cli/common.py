@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -17,26 +16,29 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def say(text: str) -> None:
-    """A message for people, on stderr."""
-    click.echo(text, err=True)
+    """A message of one line for people, on stderr."""
+    click.echo(one_line(text), err=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; NaN and infinity become null."""
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    from busmt.data.images import plain
+
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # a file's name may hold bytes that are no text; JSON has an escape for them, UTF-8 has none
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
-def jsonable(value: Any) -> Any:
-    """Plain JSON types: numpy scalars and arrays unpacked, NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def one_line(text: str) -> str:
+    """Text from outside, fit for a terminal or log: one line, nothing in it but visible characters.
+
+    File names may hold line ends, terminal commands and bytes that are no text; they are shown as escapes.
+
+    >>> one_line("a\\n\\x1b[2Jb.png")
+    'a \\\\x1b[2Jb.png'
+    """
+    joined = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in joined)
 
 
 def quiet_start() -> None:

@@ -34,14 +34,14 @@ def compare(
       busmt compare "plain=runs/plain-fold*" "attention=runs/attention-fold*"
     """
     from busmt.evaluation.compare import compare as compare_systems
-    from busmt.evaluation.protocol import plain, write_metrics
+    from busmt.evaluation.protocol import write_metrics
 
     result = compare_systems([read_system(text, cohort) for text in systems], common, resamples)
     if out:
         write_metrics(result, out)
         say(f"comparison: {out}")
     if as_json:
-        print_json(plain(result))
+        print_json(result)
         return
     if result["left_out"]:
         say(f"{result['left_out']} images were not scored by all systems and are left out")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from busmt.cli.common import one_line
+
 if TYPE_CHECKING:
     from busmt.training.run import Run
 
@@ -52,4 +54,4 @@ class TrainingDisplay:
 
     def warn(self, text: str) -> None:
         """A message above the bar."""
-        self.console.print(f"warning: {text}")
+        self.console.print(one_line(f"warning: {text}"), markup=False)

@@ -38,10 +38,11 @@ def explain(
     The sanity figure shows the same maps with shuffled weights: a map that does not change shows the image,
     and not what was learned.
     """
-    from busmt.cli.predict import collect_inputs
+    from busmt.cli.predict import LINK, collect_inputs, outside_links, refuse_overwriting
     from busmt.errors import BusmtError
 
     items = list(collect_inputs(inputs))
+    refuse_overwriting(out, items)
     network = _network_file(model)
     quiet_start()
     from busmt.evaluation.explain import Explainer
@@ -49,7 +50,7 @@ def explain(
 
     explainer = Explainer(load_network(network))
     target = CLASSES.index(class_name) if class_name else None
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{"image": str(path), "error": f"{path}: {LINK}"} for path in outside_links(inputs)]
     with progress("Explaining") as advance:
         for done, (path, name) in enumerate(items, start=1):
             row: dict[str, Any] = {"image": str(path)}
@@ -109,10 +110,7 @@ def _explain_one(explainer: Explainer, path: Path, place: Path, target: int | No
 
 
 def _write(out: Path, model: Path, rows: list[dict[str, Any]]) -> None:
-    import json
-
-    from busmt.data.images import write_atomically
+    from busmt.data.images import write_json
 
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model": str(model), "explanations": rows}, indent=2) + "\n"
-    write_atomically(out / "explanations.json", text.encode())
+    write_json(out / "explanations.json", {"model": str(model), "explanations": rows})

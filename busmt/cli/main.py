@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from busmt._version import __version__
+from busmt.cli.common import say
 from busmt.errors import BusmtError, MissingPackageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -22,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("busmt.cli.export", "Write a SavedModel, TFLite files or the tablet app."),
     "serve": ("busmt.cli.serve", "Serve a SavedModel on this machine."),
     "benchmark": ("busmt.cli.benchmark", "Measure a model on this machine."),
+    "reproduce": ("busmt.cli.reproduce", "Train a run again and tell whether it comes out the same."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
@@ -84,7 +86,7 @@ def main() -> None:
 
 
 def _fail(error: BusmtError) -> NoReturn:
-    click.echo(f"busmt: error: {' '.join(str(error).split())}", err=True)
+    say(f"busmt: error: {error}")
     sys.exit(2)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, jsonable, print_json, progress, quiet_start, say
+from busmt.cli.common import json_option, one_line, print_json, progress, quiet_start, say
 from busmt.errors import BusmtError, DataError
 
+LINK = "a link that leaves the folder; give the file itself if it is meant"
 _MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
 
 
@@ -34,17 +36,19 @@ def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int
     if Path(model).suffix != ".tflite":  # which needs no TensorFlow
         quiet_start()
     from busmt.config import CLASSES
-    from busmt.data.images import write_atomically
     from busmt.prediction import Predictor
 
     items = list(collect_inputs(inputs))
-    predictor = Predictor.load(model)
     folder = Path(out)
+    refuse_overwriting(folder, items)
+    predictor = Predictor.load(model)
+    if not predictor.checked:
+        say(f"warning: {model}: without its model.json, nothing tells whether it is whole")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{"image": str(path), "error": f"{path}: {LINK}"} for path in outside_links(inputs)]
     with progress("Predicting") as advance:
         for done, (path, name) in enumerate(items, start=1):
             row: dict[str, Any] = {"image": str(path)}
@@ -55,7 +59,7 @@ def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int
             rows.append(row)
             advance(done, len(items))
     result = {"model": model, "classes": list(CLASSES), "predictions": rows}
-    _write_tables(folder, result, write_atomically)
+    _write_tables(folder, result)
     failed = [row for row in rows if "error" in row]
     for row in failed:
         say(f"busmt: error: {row['error']}")
@@ -82,6 +86,7 @@ def collect_inputs(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
             for entry in sorted(given.rglob("*"))
             if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file() and not _MASK_NAME.search(entry.stem)
         ]
+        inside = [entry for entry in inside if not _leaves(entry, given)]
         if not inside:
             raise DataError(f"{given}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
         found += [(entry, entry.relative_to(given).with_suffix("")) for entry in inside]
@@ -92,6 +97,28 @@ def collect_inputs(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
         taken[key] = taken.get(key, 0) + 1
         items.append((path, key if taken[key] == 1 else f"{key}-{taken[key]}"))
     return items
+
+
+def outside_links(inputs: tuple[str, ...]) -> list[Path]:
+    """Images of the given folders that are links to files elsewhere: what a folder from somebody else points to
+    must not end up among its results."""
+    from busmt.data.images import IMAGE_SUFFIXES
+
+    folders = [Path(text) for text in inputs if Path(text).is_dir()]
+    found = (entry for folder in folders for entry in sorted(folder.rglob("*")) if _leaves(entry, folder))
+    return [entry for entry in found if entry.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _leaves(entry: Path, folder: Path) -> bool:
+    return not Path(os.path.realpath(entry)).is_relative_to(os.path.realpath(folder))
+
+
+def refuse_overwriting(out: Path, items: list[tuple[Path, str]]) -> None:
+    """Raise DataError where results would be written among the images, and over masks that lie there."""
+    sources = {os.path.realpath(path.parent) for path, _ in items}
+    for _, name in items:
+        if os.path.realpath((out / name).parent) in sources:
+            raise DataError(f"--out {out}: holds the images themselves; name another folder")
 
 
 def _predict_one(predictor: Any, path: Path, target: Path) -> dict[str, Any]:
@@ -122,18 +149,19 @@ def _predict_one(predictor: Any, path: Path, target: Path) -> dict[str, Any]:
     }
 
 
-def _write_tables(folder: Path, result: dict[str, Any], write: Any) -> None:
-    import json
-
+def _write_tables(folder: Path, result: dict[str, Any]) -> None:
     import pandas as pd
 
-    write(folder / "predictions.json", (json.dumps(jsonable(result), indent=2) + "\n").encode())
+    from busmt.data.images import write_json
+    from busmt.data.tables import write_table
+
+    write_json(folder / "predictions.json", result)
     flat = [
         {key: value for key, value in row.items() if key != "probabilities"}
         | {f"probability_{name}": value for name, value in row.get("probabilities", {}).items()}
         for row in result["predictions"]
     ]
-    write(folder / "predictions.csv", pd.DataFrame(flat).to_csv(index=False).encode())
+    write_table(folder / "predictions.csv", pd.DataFrame(flat))
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -141,4 +169,5 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         if "error" not in row:
             refer = "  refer" if row["refer"] else ""
             probability = max(row["probabilities"].values())
-            click.echo(f"{row['label']:<10} {probability:.3f}  {row['lesion_pixels']:>8} px  {row['image']}{refer}")
+            name = one_line(row["image"])
+            click.echo(f"{row['label']:<10} {probability:.3f}  {row['lesion_pixels']:>8} px  {name}{refer}")

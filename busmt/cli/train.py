@@ -79,9 +79,12 @@ def train(
 
     if resume:
         run = Run.open(resume)
-        _refuse_changes(preset, name, config_file, flags)
+        chosen = {"no-test": no_test or None, "deterministic": deterministic}
+        _refuse_changes(preset, name, config_file, flags | chosen)
+        _refuse_test_score(run.config, then_evaluate)
     else:
         config = with_available_encoder(configure(preset, config_file, flags, deterministic, no_test))
+        _refuse_test_score(config, then_evaluate)
         folder = Path(runs_folder) / (name or _default_name(config, preset))
         if name and Path(name).name != name:
             raise ConfigError(f"--name {name}: must be a plain folder name; use --runs DIR for its place")
@@ -158,6 +161,12 @@ def _refuse_changes(preset: str | None, name: str | None, config_file: str | Non
     for option, value in changes.items():
         if value is not None:
             raise RunError(f"--resume continues a run as it was started; --{option} cannot be changed")
+
+
+def _refuse_test_score(config: Config, then_evaluate: bool) -> None:
+    """Before the training, not after it."""
+    if then_evaluate and config.folds.fold is None:
+        raise ConfigError("--evaluate scores the test part, and this run holds none out (--no-test): leave one out")
 
 
 def _default_name(config: Config, preset: str | None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from busmt.config import CLASSES
-from busmt.data import images
+from busmt.data import images, tables
 from busmt.errors import DataError
 
 REQUIRED_COLUMNS: tuple[str, ...] = ("image_id", "image", "masks", "label")
@@ -137,7 +137,7 @@ class Catalog:
         for sample in self:
             digest.update(repr((sample.image_id, sample.label, sample.group)).encode())
             for path in (sample.image, *sample.masks):
-                digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+                digest.update(bytes.fromhex(images.file_hash(path)))
         return digest.hexdigest()
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -169,7 +169,7 @@ class Catalog:
             MASK_SEPARATOR.join(_relative(part, folder) for part in masks.split(MASK_SEPARATOR) if part)
             for masks in table["masks"]
         ]
-        images.write_atomically(path, table.to_csv(index=False).encode())
+        tables.write_table(path, table)
 
 
 def _fault(sample: Sample) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from busmt.config import CLASSES
-from busmt.data import images
+from busmt.data import images, tables
 from busmt.data.catalog import MASK_SEPARATOR, Catalog
 from busmt.errors import DataError
 
@@ -189,15 +190,25 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict:
-    for path in (image, *masks):
-        if MASK_SEPARATOR in str(path.resolve()):
-            raise DataError(f"{path}: a path must not contain {MASK_SEPARATOR!r}; rename it")
+    paths = [_real(path) for path in (image, *masks)]
     return {
         "image_id": image_id,
-        "image": str(image.resolve()),
-        "masks": MASK_SEPARATOR.join(str(mask.resolve()) for mask in masks),
+        "image": paths[0],
+        "masks": MASK_SEPARATOR.join(paths[1:]),
         "label": label,
     }
+
+
+def _real(path: Path) -> str:
+    """The path without links; one that a catalog can hold."""
+    real = os.path.realpath(path)  # Path.resolve fails where links lead in a circle
+    if MASK_SEPARATOR in real:
+        raise DataError(f"{path}: a path must not contain {MASK_SEPARATOR!r}; rename it")
+    try:
+        real.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: its name is not valid UTF-8; rename it") from error
+    return real
 
 
 def _checked(table: pd.DataFrame, source: str, strict: bool) -> Catalog:
@@ -212,12 +223,7 @@ def _checked(table: pd.DataFrame, source: str, strict: bool) -> Catalog:
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path}: not a readable CSV table") from error
+    table = tables.read_table(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
     missing = [column for column in columns if column not in table]
     if missing:
         raise DataError(f"{path}: the column {missing[0]} is missing; needed: {', '.join(columns)}")

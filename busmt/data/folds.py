@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from busmt.config import FoldsConfig
-from busmt.data import images
+from busmt.data import tables
 from busmt.data.catalog import Catalog
 from busmt.errors import ConfigError, DataError
 
@@ -64,12 +64,9 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
         DataError: missing, not a table, a column is missing, an image occurs twice, a fold is no whole
             number, or a group is split.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)  # an image may be called "NA" or "001"
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path}: not a readable folds file") from error
+    table = tables.read_table(
+        path, "folds file", dtype=str, keep_default_na=False
+    )  # an image may be called "NA" or "001"
     for column in COLUMNS:
         if column not in table:
             raise DataError(f"{path}: the column {column} is missing; needed: {', '.join(COLUMNS)}")
@@ -88,7 +85,7 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
 
 def write_folds(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write a folds file, atomically."""
-    images.write_atomically(path, table[list(COLUMNS)].to_csv(index=False).encode())
+    tables.write_table(path, table[list(COLUMNS)])
 
 
 def held_out(given: pd.DataFrame) -> int | None:

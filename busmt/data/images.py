@@ -8,18 +8,22 @@ others work on files and arrays, for masks, curation and pictures.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
+import math
 import os
+import stat
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from busmt.errors import DataError
 
@@ -40,6 +44,8 @@ MIN_SIDE = 16
 """Shortest accepted side, pixels."""
 MAX_PIXELS = 50_000_000
 """Largest accepted number of pixels; more is taken for a decompression bomb."""
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest accepted image file."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -50,6 +56,17 @@ _RED, _GREEN, _BLUE = 9797, 19234, 3737
 """Weights of grey, of 32768: ITU-R BT.601, cut as libpng cuts them."""
 _SRGB_GAMMA = 0.45455
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_TURNS: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -135,7 +152,8 @@ def read_encoded(path: str | os.PathLike) -> bytes:
     """Checked bytes of an image file, as PNG or JPEG, which is what the graph decodes.
 
     Other accepted formats (BMP, TIFF) are re-encoded to PNG without loss, and so are images with
-    transparent pixels, which become black. The whole file is decoded once here, so that a damaged one is
+    transparent pixels, which become black, and images whose EXIF tag asks for another orientation, which
+    are turned as every viewer shows them. The whole file is decoded once here, so that a damaged one is
     named.
 
     Raises:
@@ -143,14 +161,14 @@ def read_encoded(path: str | os.PathLike) -> bytes:
             too large.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    data = read_bytes(path)
     with _open(data, path) as image:
         _check_image(image, path)
         if image.format == "PNG":
             _check_chunks(data, path)
-        pixels = _load(image, path)
+        pixels = _load_upright(image, path)
         flat = _flatten(pixels)
-        if image.format in _GRAPH_FORMATS and pixels.mode != "CMYK" and flat is pixels:
+        if image.format in _GRAPH_FORMATS and pixels.mode != "CMYK" and flat is image:
             return data
         buffer = io.BytesIO()
         flat.convert("RGB").save(buffer, format="PNG")
@@ -202,9 +220,9 @@ def read_grey(path: str | os.PathLike) -> np.ndarray:
         DataError: as `read_encoded`.
     """
     path = Path(path)
-    with _open(_read_bytes(path), path) as image:
+    with _open(read_bytes(path), path) as image:
         _check_image(image, path)
-        return np.asarray(_flatten(_load(image, path)).convert("L"))
+        return np.asarray(_flatten(_load_upright(image, path)).convert("L"))
 
 
 def read_colour(path: str | os.PathLike) -> np.ndarray:
@@ -214,25 +232,25 @@ def read_colour(path: str | os.PathLike) -> np.ndarray:
         DataError: as `read_encoded`.
     """
     path = Path(path)
-    with _open(_read_bytes(path), path) as image:
+    with _open(read_bytes(path), path) as image:
         _check_image(image, path)
-        return np.asarray(_flatten(_load(image, path)).convert("RGB"))
+        return np.asarray(_flatten(_load_upright(image, path)).convert("RGB"))
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(height, width) from the header, without decoding.
+    """(height, width) as shown, from the header, without decoding.
 
     Raises:
         DataError: the file is missing or is not an image.
     """
     path = Path(path)
+    _check_file(path, MAX_FILE_BYTES)
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            return image.height, image.width
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+            turned = _orientation(image, path) in _SIDEWAYS
+            return (image.width, image.height) if turned else (image.height, image.width)
     except _PIL_ERRORS as error:
-        raise DataError(f"{path}: not a readable PNG, JPEG, BMP or TIFF image") from error
+        raise DataError(f"{path}: not a readable PNG, JPEG, BMP or TIFF image{_too_large(error)}") from error
 
 
 def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -254,10 +272,10 @@ def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None 
         return np.zeros(shape, dtype=bool)
     union: np.ndarray | None = None
     for name in map(Path, paths):
-        with _open(_read_bytes(name), name) as image:
+        with _open(read_bytes(name), name) as image:
             _check_pixels(image, name)
             _check_frames(image, name)
-            levels = _mask_levels(_load(image, name))
+            levels = _mask_levels(_load_upright(image, name))
         expected = shape if union is None else union.shape
         if expected is not None and levels.shape != tuple(expected):
             raise DataError(
@@ -270,8 +288,15 @@ def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None 
     return union
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, durable: bool = False) -> None:
     """Write a file under a temporary name and rename it, so that no partial file has the final name.
+
+    Neither name is followed where it is a link: the link goes, and what it points to stays as it is.
+
+    Args:
+        path: the file; replaced where it exists.
+        data: its content.
+        durable: wait until the disk has it, so that it survives a power failure too.
 
     Raises:
         DataError: the file cannot be written there.
@@ -279,17 +304,42 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        temporary.unlink(missing_ok=True)  # of a killed process that had the same number
+        with open(temporary, "xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):  # what went wrong is told already
+            temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write plain types as indented JSON, atomically. Raises DataError as `write_atomically`."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `plain(value)` as indented JSON, atomically. Raises DataError as `write_atomically`."""
+    write_atomically(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """JSON types: numpy scalars and arrays unpacked, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file, hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
@@ -346,24 +396,73 @@ _PIL_ERRORS: tuple[type[BaseException], ...] = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    MemoryError,
+    RuntimeError,
 )
 """What Pillow's readers are known to raise on damaged files."""
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> bytes:
+    """Content of a regular file of at most `limit` bytes. Pipes and devices, which may never end, are refused.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or is too large.
+    """
+    path = Path(path)
+    _check_file(path, limit)
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
+
+
+def _check_file(path: Path, limit: int) -> None:
+    try:
+        status = path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte or without an encoding
+        raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "it is a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise DataError(f"{path}: cannot be read ({kind})")
+    if status.st_size > limit:
+        raise DataError(f"{path}: {status.st_size // 2**20} MiB; at most {limit // 2**20} MiB are accepted")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _open(data: bytes, path: Path) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except _PIL_ERRORS as error:
-        raise DataError(f"{path}: not a PNG, JPEG, BMP or TIFF image") from error
+        raise DataError(f"{path}: not a PNG, JPEG, BMP or TIFF image{_too_large(error)}") from error
+
+
+def _too_large(error: BaseException) -> str:
+    """Pillow refuses by itself what has very many pixels."""
+    bomb = isinstance(error, Image.DecompressionBombError)
+    return f" of at most {MAX_PIXELS // 10**6} million pixels" if bomb else ""
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF orientation that is still to be applied: 1 to 8, 1 for none. Pillow applies that of a TIFF itself."""
+    try:
+        # for a PNG, Pillow's own method decodes all of the image to look behind it
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        value = exif.get(ExifTags.Base.Orientation, 1)
+    except _PIL_ERRORS as error:
+        raise DataError(f"{path}: damaged EXIF data") from error
+    return value if isinstance(value, int) and 1 <= value <= 8 and image.format != "TIFF" else 1
+
+
+def _load_upright(image: Image.Image, path: Path) -> Image.Image:
+    """Decoded, and turned as its EXIF tag asks; the image itself where there is nothing to turn."""
+    orientation = _orientation(image, path)
+    loaded = _load(image, path)
+    return loaded.transpose(_TURNS[orientation]) if orientation in _TURNS else loaded
 
 
 def _check_image(image: Image.Image, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from busmt import trust
 from busmt._version import __version__
 from busmt.config import CLASSES, MASK_THRESHOLD
-from busmt.data.images import read_encoded, write_atomically, write_json
+from busmt.data.images import file_hash, read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
 from busmt.deployment import golden, variants
@@ -346,10 +346,7 @@ def _labels() -> bytes:
 
 
 def _checksums(folder: Path, files: dict[str, Path]) -> dict[str, str]:
-    """sha256 by path relative to the folder, of every file that was written."""
+    """sha256 by path relative to the folder, of every file that was written, now or by earlier exports."""
     members = [path for entry in files.values() for path in ([entry] if entry.is_file() else sorted(entry.rglob("*")))]
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in members
-        if path.is_file()
-    }
+    before = {name: value for name, value in trust.listed_hashes(folder).items() if (folder / name).is_file()}
+    return before | {path.relative_to(folder).as_posix(): file_hash(path) for path in members if path.is_file()}

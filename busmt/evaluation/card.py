@@ -5,17 +5,15 @@ Sections after Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from busmt.config import CLASSES, MASK_THRESHOLD
-from busmt.data.images import write_atomically
+from busmt.data.images import write_atomically, write_json
 from busmt.evaluation import narrative
 from busmt.evaluation.evaluate import model_hash
 from busmt.evaluation.headline import headline
-from busmt.evaluation.protocol import plain
 from busmt.evaluation.report import read_externals, read_home, template
 
 if TYPE_CHECKING:
@@ -52,8 +50,7 @@ def write_card(run: Run, folder: str | os.PathLike | None = None) -> list[Path]:
     folder = Path(folder) if folder else run.path
     folder.mkdir(parents=True, exist_ok=True)
     card = build_card(run)
-    text = json.dumps(plain(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / JSON_FILE, text.encode())
+    write_json(folder / JSON_FILE, card)
     write_atomically(folder / MARKDOWN_FILE, template("model_card.md").render(card=card).encode())
     return [folder / MARKDOWN_FILE, folder / JSON_FILE]
 

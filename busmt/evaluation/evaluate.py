@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from busmt._version import __version__
 from busmt.data.catalog import Catalog
+from busmt.data.images import file_hash
 from busmt.evaluation.cases import Case, choose_cases, write_cases, write_sheet
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.protocol import METRICS_FILE, Evaluation, score_predictions, write_evaluation, write_metrics
@@ -165,12 +166,6 @@ def model_hash(path: str | os.PathLike) -> str:
         return file_hash(folder)
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return hashlib.sha256("".join(f"{name}\0{file_hash(folder / name)}\n" for name in files).encode()).hexdigest()
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """sha256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counted(pairs: Iterator[Any], total: int, progress: Progress | None) -> Iterator[Any]:

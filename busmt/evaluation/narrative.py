@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from busmt.config import CLASSES
+from busmt.data.tables import read_table
 from busmt.errors import DataError
 from busmt.evaluation.evaluate import home_cohort
 from busmt.evaluation.headline import interval, number, percent
@@ -160,7 +159,7 @@ def parameter_count(model: str | Path) -> int:
 def _removed(path: Path) -> dict[str, int]:
     if not path.exists():
         return {}
-    decisions = pd.read_csv(path, keep_default_na=False)
+    decisions = read_table(path, keep_default_na=False)
     rules = decisions.loc[decisions["decision"] == "removed", "rule"].value_counts()
     return {str(rule): int(count) for rule, count in rules.items()}
 

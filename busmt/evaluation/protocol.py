@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
+from busmt.data import tables
 from busmt.data.catalog import Sample
-from busmt.data.images import write_atomically
+from busmt.data.images import write_json
 from busmt.errors import DataError
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.summary import SCHEMA, SCHEMA_VERSION, summarise, with_size
@@ -108,13 +108,12 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike, figures:
 
 def write_metrics(metrics: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write metrics as JSON, atomically; NaN becomes null."""
-    text = json.dumps(plain(metrics), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_json(path, metrics)
 
 
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write a per-image table as CSV, atomically."""
-    write_atomically(path, table.to_csv(index=False, float_format="%.9g").encode())
+    tables.write_table(path, table, float_format="%.9g")
 
 
 def read_evaluation(folder: str | os.PathLike) -> Evaluation:
@@ -126,7 +125,7 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation:
     folder = Path(folder)
     try:
         metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / PER_IMAGE_FILE, keep_default_na=False, na_values=[""])
+        table = tables.read_table(folder / PER_IMAGE_FILE, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run `busmt evaluate` first") from error
     except (OSError, ValueError, pd.errors.ParserError) as error:
@@ -142,16 +141,3 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation:
             raise DataError(f"{folder / PER_IMAGE_FILE}: the column {column} is missing; run `busmt evaluate` again")
         table[column] = table[column].fillna("").astype(str)
     return Evaluation(table, metrics)
-
-
-def plain(value: Any) -> Any:
-    """JSON types: numpy unpacked, NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

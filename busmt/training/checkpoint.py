@@ -38,7 +38,7 @@ def write_checkpoint(path: Path, variables: dict[str, list], meta: dict[str, Any
     arrays[_META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), durable=True)
 
 
 def read_checkpoint(path: Path, variables: dict[str, list]) -> dict[str, Any]:

@@ -13,21 +13,22 @@ import numpy as np
 import pandas as pd
 
 from busmt.config import CLASSES
-from busmt.data.images import write_atomically
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
-from busmt.errors import RunError
+from busmt.data.tables import write_table
+from busmt.errors import DataError, RunError
 from busmt.evaluation.calibration import fit_referral, fit_temperature
 from busmt.evaluation.classification import MALIGNANT
 from busmt.model.network import REFINEMENT_LAYER, build_network
 from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
+from busmt.training.environment import describe, differences
 from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
 from busmt.training.start import start_from
 from busmt.training.trainer import MultiTaskTrainer, compile_trainer
 from busmt.training.validation import ValidationSet
 
-BEST = "best.npz"
 _KEPT = 2
+"""Checkpoints that are kept, so that one may be damaged."""
 
 
 class Reporter(Protocol):
@@ -61,22 +62,31 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
     stopped, because the data of an epoch depend on nothing but (catalog, seed, epoch).
 
     Raises:
-        RunError: already finished, no sound checkpoint fits the network, or the loss is no longer a number.
+        RunError: already finished, no sound checkpoint fits the network, the loss is no longer a number, a file
+            cannot be read or written (a full disk, say), or the data are no longer those of its start.
     """
     reporter = reporter or SilentReporter()
     if run.finished:
         raise RunError(f"{run.path}: training has finished; evaluate it with: busmt evaluate {run.path}")
+    with _one_line_errors(run):
+        _train(run, reporter)
+    return run
+
+
+def _train(run: Run, reporter: Reporter) -> None:
     config = run.config
     determinism.prepare(config.training.seed, config.training.deterministic)
     size, batch = config.network.input_size, config.training.batch_size
     training, validation = run.part("train"), run.part("validation")
     network = build_network(config.network)
     if config.training.start and not any((run.path / CHECKPOINTS).glob("epoch_*.npz")):
-        _record(run, {"start": start_from(network, config.training.start)})
+        _start(run, network)
     steps = steps_per_epoch(training, config)
     trainer = compile_trainer(network, config, steps)
     keeper = _Keeper(run, trainer, ValidationSet(*read_samples(validation, size), validation.labels, batch), reporter)
     first = keeper.restore()
+    if "threads" in run.environment():  # a training was here before
+        _note_resume(run, reporter, first)
     _record(run, {"backend": keras.backend.backend(), "threads": determinism.thread_settings()})
     if first < config.training.epochs and not keeper.exhausted:
         data = training_dataset(training, config, first_epoch=first)
@@ -90,7 +100,6 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
             callbacks=[keeper, keras.callbacks.TensorBoard(run.path / LOGS, write_graph=False), _Steps(reporter)],
         )
     _finish(run, keeper)
-    return run
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -106,6 +115,10 @@ class _Keeper(keras.callbacks.Callback):
     @property
     def folder(self) -> Path:
         return self.run.path / CHECKPOINTS
+
+    def best_path(self, epoch: int) -> Path:
+        """File of the averaged weights of an epoch that was the best so far."""
+        return self.folder / f"best_{epoch:05d}.npz"
 
     @property
     def exhausted(self) -> bool:
@@ -146,7 +159,7 @@ class _Keeper(keras.callbacks.Callback):
             best = scores["val_score"] > self.best_score
             if best:
                 self.best_score, self.best_epoch = scores["val_score"], epoch
-                write_checkpoint(self.folder / BEST, {"network": self.trainer.network.weights}, {"epoch": epoch})
+                write_checkpoint(self.best_path(epoch), {"network": self.trainer.network.weights}, {"epoch": epoch})
         logs.update(scores)  # shared with the TensorBoard callback
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
         self.history.append(row)
@@ -154,11 +167,21 @@ class _Keeper(keras.callbacks.Callback):
         best_so_far = {"best_score": self.best_score, "best_epoch": self.best_epoch}
         meta = {"history": self.history, **best_so_far, "cpu_seconds": self.cpu_seconds}
         write_checkpoint(self.folder / f"epoch_{epoch:05d}.npz", self._state(), meta)
-        for old in sorted(self.folder.glob("epoch_*.npz"))[:-_KEPT]:
-            old.unlink()
+        self._tidy()
         self.reporter.epoch(row, best)
         if self.exhausted:
             self.trainer.stop_training = True
+
+    def _tidy(self) -> None:
+        """Keep the newest checkpoints, and the best weights that each of them speaks of."""
+        checkpoints = sorted(self.folder.glob("epoch_*.npz"))
+        for old in checkpoints[:-_KEPT]:
+            old.unlink()
+        scores = [row["val_score"] for row in self.history]
+        last = [int(path.stem.removeprefix("epoch_")) for path in checkpoints[-_KEPT:]]
+        needed = {self.best_path(int(np.argmax(scores[: epoch + 1]))) for epoch in last}
+        for old in set(self.folder.glob("best_*.npz")) - needed:
+            old.unlink()
 
     def _state(self) -> dict[str, list]:
         extra = [] if self.trainer.log_variances is None else [self.trainer.log_variances]
@@ -169,7 +192,7 @@ class _Keeper(keras.callbacks.Callback):
         }
 
     def _write_history(self) -> None:
-        write_atomically(self.run.path / HISTORY, pd.DataFrame(self.history).to_csv(index=False).encode())
+        write_table(self.run.path / HISTORY, pd.DataFrame(self.history))
 
 
 class _Steps(keras.callbacks.Callback):
@@ -205,7 +228,7 @@ def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
 def _finish(run: Run, keeper: _Keeper) -> None:
     """Best weights, threshold and temperature from validation, final network under its final name."""
     network, validation = keeper.trainer.network, keeper.validation
-    read_checkpoint(keeper.folder / BEST, {"network": network.weights})
+    read_checkpoint(keeper.best_path(keeper.best_epoch), {"network": network.weights})
     threshold = validation.fit_threshold(network)
     _, probabilities = validation.predict(network)
     temperature = fit_temperature(probabilities, validation.labels)
@@ -230,6 +253,42 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     draft = run.path / f".draft.{MODEL}"
     network.save(draft)
     draft.replace(run.path / MODEL)
+
+
+@contextlib.contextmanager
+def _one_line_errors(run: Run) -> Iterator[None]:
+    """What busmt, Keras and TensorFlow raise where files cannot be read or written; the run can go on after it."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (DataError, OSError, tf.errors.OpError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        named = reason if isinstance(error, DataError) else f"{run.path}: training stopped ({reason})"
+        raise RunError(f"{named}; mend that, then continue with: busmt train --resume {run.path}") from error
+
+
+def _start(run: Run, network: keras.Model) -> None:
+    """Weights of the earlier run that is named in the configuration; the same ones after an interruption."""
+    assert run.config.training.start is not None
+    facts = start_from(network, run.config.training.start)
+    known = run.environment().get("start", facts)
+    if known["sha256"] != facts["sha256"]:
+        raise RunError(f"{facts['file']}: has changed since {run.path} was started from it; start again")
+    _record(run, {"start": facts})
+
+
+def _note_resume(run: Run, reporter: Reporter, epoch: int) -> None:
+    """Refuse other data, warn of another environment, and write down that the run went on."""
+    recorded = run.environment()
+    catalog = run.catalog()
+    known = recorded.get("data", {}).get("fingerprint")
+    if known not in (None, catalog.fingerprint()):
+        raise RunError(f"{run.path}: images, masks or classes have changed since it was started; start again")
+    now = describe(run.config, None)
+    for difference in differences(recorded, now):
+        reporter.warn(f"the run was started with another environment: {difference}")
+    _record(run, {"resumed": [*recorded.get("resumed", []), {"epoch": epoch, **now}]})
 
 
 def _record(run: Run, facts: dict[str, Any]) -> None:

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from busmt._version import __version__
 from busmt.config import Config
 from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_busi, read_cohort
 from busmt.data.curation import curate, default_cache_dir
+from busmt.data.curation.names import built_in_lists
 from busmt.data.folds import make_folds, write_folds
 from busmt.data.phantom import write_phantoms
+from busmt.data.tables import write_table
 from busmt.errors import ConfigError, RunError
+from busmt.training.environment import describe
 from busmt.training.run import CATALOG, CHECKPOINTS, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, LOGS, Run, draft_folder
 
 Progress = Callable[[int, int], None]
 Stage = Callable[[str], AbstractContextManager[Progress]]
-
-_PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "opencv-python", "scikit-learn", "Pillow")
 
 
 def prepare_run(config: Config, folder: str | os.PathLike, stage: Stage | None = None) -> Run:
@@ -56,6 +50,7 @@ def prepare_run(config: Config, folder: str | os.PathLike, stage: Stage | None =
 
 
 def _fill(folder: Path, config: Config, stage: Stage) -> None:
+    config = _absolute(config)
     catalog = _read(config, folder, stage)
     with stage("Checking files") as progress:
         catalog.verify(progress)
@@ -63,7 +58,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
         with stage("Curating") as progress:
             curation = curate(catalog, config.curation, cache_dir=_cache(config), progress=progress)
         catalog = curation.catalog
-        curation.decisions.to_csv(folder / DECISIONS, index=False)
+        write_table(folder / DECISIONS, curation.decisions)
     if len(catalog.classes) < 2:
         raise ConfigError(f"training needs at least two classes; the catalog holds only {catalog.classes[0]}")
     folds = make_folds(catalog, config.folds)
@@ -72,7 +67,17 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
     config.to_yaml(folder / CONFIG)
     (folder / CHECKPOINTS).mkdir()
     (folder / LOGS).mkdir()
-    Run(folder, config).write_json(ENVIRONMENT, _environment(config, catalog))
+    Run(folder, config).write_json(ENVIRONMENT, describe(config, catalog))
+
+
+def _absolute(config: Config) -> Config:
+    """Paths that mean the same wherever the run is continued or repeated from."""
+    changes: dict[str, dict[str, str]] = {}
+    for section, key in (("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start")):
+        value = getattr(getattr(config, section), key)
+        if value and value not in built_in_lists() and Path(value).exists():
+            changes[section] = {key: os.path.abspath(value)}
+    return config.replace(changes)
 
 
 def _cache(config: Config) -> Path | None:
@@ -93,38 +98,3 @@ def _read(config: Config, folder: Path, stage: Stage) -> Catalog:
             folder / "data", per_class=config.data.phantoms_per_class, seed=config.data.phantom_seed, progress=progress
         )
     return read_busi(folder / "data")
-
-
-def _environment(config: Config, catalog: Catalog) -> dict[str, Any]:
-    return {
-        "busmt": __version__,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "git": _git_state(),
-        "command": ["busmt", *sys.argv[1:]],
-        "seed": config.training.seed,
-        "deterministic": config.training.deterministic,
-        "data": {"images": len(catalog), "classes": catalog.counts(), "fingerprint": catalog.fingerprint()},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state() -> str | None:
-    """Commit of the source tree that busmt runs from, with "-dirty" for local changes; None outside git."""
-    source = Path(__file__).resolve().parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -25,6 +25,7 @@ from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_csv
 from busmt.data.folds import PARTS, read_folds
 from busmt.data.images import write_json
+from busmt.data.tables import read_table
 from busmt.errors import RunError
 
 CONFIG, CATALOG, FOLDS, HISTORY = "config.yaml", "catalog.csv", "folds.csv", "history.csv"
@@ -120,7 +121,7 @@ class Run:
     def history(self) -> pd.DataFrame:
         """One row per finished epoch; empty before the first."""
         path = self.path / HISTORY
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+        return read_table(path) if path.exists() else pd.DataFrame()
 
     def environment(self) -> dict[str, Any]:
         """Versions, threads, seed and data fingerprint of the training."""

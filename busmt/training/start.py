@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 
 from busmt.config import LABEL_LOGITS_OUTPUT
+from busmt.data.images import file_hash
 from busmt.errors import RunError
 from busmt.model.network import REFINEMENT_LAYER
 from busmt.prediction import load_network
@@ -51,7 +51,7 @@ def start_from(network: keras.Model, source: str | os.PathLike) -> dict[str, Any
         raise RunError(f"{path}: no layer of it fits the new network; start from a run of the same network section")
     return {
         "file": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_hash(path),
         "layers": len(copied),
         "left": left,
     }

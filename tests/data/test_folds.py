@@ -212,7 +212,7 @@ def test_a_binary_or_missing_folds_file_gives_one_line_with_its_name(tmp_path):
         read_folds(tmp_path / "bad.csv")
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_folds(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="not a readable folds file"):
+    with pytest.raises(DataError, match="it is a folder"):
         read_folds(tmp_path)
 
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from disc_cohort import FakePredictor, evaluate_with_cases, make_cohort, make_run
 
+from busmt.data.images import plain
 from busmt.errors import DataError
 from busmt.evaluation.card import write_card
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.evaluation.headline import headline
 from busmt.evaluation.narrative import limitations, parameter_count, protocol_sentences, run_facts
-from busmt.evaluation.protocol import plain
 from busmt.evaluation.report import read_externals, read_home, write_report
 from busmt.training.run import Run
 

@@ -83,8 +83,10 @@ def test_a_finished_run_has_everything(tiny_run):
         "config.yaml", "catalog.csv", "decisions.csv", "folds.csv", "environment.json", "checkpoints", "logs",
         "history.csv", "calibration.json", "model.keras",
     }  # fmt: skip
+    scores = tiny_run.history()["val_score"].to_numpy()
+    best = {f"best_{scores[: epoch + 1].argmax():05d}.npz" for epoch in (2, 3)}  # one for each checkpoint
     assert {entry.name for entry in (tiny_run.path / "checkpoints").iterdir()} == {
-        "best.npz", "epoch_00002.npz", "epoch_00003.npz",
+        "epoch_00002.npz", "epoch_00003.npz", *best,
     }  # fmt: skip
     assert any(entry.name.startswith("events") for entry in (tiny_run.path / "logs").rglob("*"))
     assert tiny_run.finished
@@ -110,7 +112,7 @@ def test_the_best_epoch_is_the_one_that_is_kept(tiny_run):
     """The saved network has the best epoch's score, but for what threshold and temperature change."""
     calibration, history = tiny_run.calibration(), tiny_run.history()
     assert calibration["best_epoch"] == int(history["val_score"].to_numpy().argmax())
-    with np.load(tiny_run.path / "checkpoints" / "best.npz") as best:
+    with np.load(tiny_run.path / "checkpoints" / f"best_{calibration['best_epoch']:05d}.npz") as best:
         assert json.loads(best["meta"].tobytes()) == {"epoch": calibration["best_epoch"]}
         network = load_network(tiny_run.model_path)
         layer = network.get_layer(REFINEMENT_LAYER)

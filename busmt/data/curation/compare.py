@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from busmt.data import images
 from busmt.data.catalog import Catalog
 from busmt.data.curation.decide import Curation
 from busmt.data.curation.names import read_name_list
 from busmt.data.curation.report import write_cards
 from busmt.data.curation.verdicts import REMOVED
+from busmt.data.tables import write_table
 
 COMPARISON_COLUMNS: tuple[str, ...] = (
     "image_id", "label", "here", "there", "in_duplicate_group", "in_group", "rule", "reason", "evidence",
@@ -79,7 +79,7 @@ def write_comparison(
 ) -> dict[str, int]:
     """Write comparison.csv and comparison.html (pictures of every difference) into a folder; gives the counts."""
     table = compare(catalog, curation, source)
-    images.write_atomically(out / "comparison.csv", table.to_csv(index=False).encode())
+    write_table(out / "comparison.csv", table)
     counts = summary(table)
     write_cards(out / "comparison.html", f"Differences to {source}", counts, _sections(table), catalog, progress)
     return counts

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from busmt.config import CLASSES
+from busmt.data.tables import read_table
 from busmt.errors import DataError
 
 _SUFFIX = ".csv"
@@ -79,8 +80,8 @@ def _table(source: str) -> pd.DataFrame:
 
 def _read(path: Path, source: str) -> pd.DataFrame:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        separator = ";" if ";" in text.partition("\n")[0] else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with open(path, "rb") as file:
+            separator = ";" if b";" in file.readline(10_000) else ","
+    except OSError as error:
         raise DataError(f"{source}: not a readable CSV name list") from error
+    return read_table(path, "CSV name list", sep=separator, dtype=str, keep_default_na=False)

@@ -6,8 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import pandas as pd
-
+from busmt.data.tables import read_table
 from busmt.errors import DataError
 
 ACTIONS: tuple[str, ...] = ("keep", "remove", "regroup")
@@ -39,12 +38,7 @@ def read_overrides(path: str | os.PathLike, known: Collection[str]) -> dict[str,
     Raises:
         DataError: no such file, a column is missing, an action or image_id is unknown, or an id occurs twice.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", comment="#")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path}: not a readable CSV table of overrides") from error
+    table = read_table(path, "CSV table of overrides", dtype=str, keep_default_na=False, comment="#")
     missing = [column for column in ("image_id", "action") if column not in table]
     if missing:
         raise DataError(f"{path}: the column {missing[0]} is missing; needed: image_id, action")

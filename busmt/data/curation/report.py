@@ -20,6 +20,7 @@ from busmt.data.curation.decide import Curation
 from busmt.data.curation.marks import Mark
 from busmt.data.curation.page import CARDS, TEMPLATE
 from busmt.data.curation.verdicts import REMOVED
+from busmt.data.tables import write_table
 from busmt.errors import DataError
 
 _SIDE = 260
@@ -183,8 +184,8 @@ def write_outputs(
         out.mkdir(parents=True, exist_ok=True)
         files = {name: out / name for name in ("catalog.csv", "decisions.csv", "pairs.csv", "report.html")}
         curation.catalog.to_csv(files["catalog.csv"])
-        images.write_atomically(files["decisions.csv"], curation.decisions.to_csv(index=False).encode())
-        images.write_atomically(files["pairs.csv"], curation.pairs.to_csv(index=False).encode())
+        write_table(files["decisions.csv"], curation.decisions)
+        write_table(files["pairs.csv"], curation.pairs)
         write_report(files["report.html"], catalog, curation, progress)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror})") from error
