@@ -29,13 +29,13 @@ def served_network():
 def served_export(served_network, referral_threshold, tmp_path_factory) -> Path:
     """An export folder with version 1, its warm-up records and its serving files. Do not change it."""
     from busmt.deployment.savedmodel import write_saved_model
-    from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
+    from busmt.deployment.serving_assets import complete_version, model_name, write_assets
 
     folder = tmp_path_factory.mktemp("exports") / "Breast model"
     folder.mkdir()
     version = write_saved_model(served_network, folder / "1", referral_threshold=referral_threshold)
-    write_warmup(version, model_name(folder), int(served_network.input_shape[1]))
-    write_assets(folder, 1)
+    complete_version(version, model_name(folder), int(served_network.input_shape[1]))
+    write_assets(folder)
     return folder
 
 
