@@ -41,11 +41,12 @@ def served_export(served_network, referral_threshold, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """Pixels to the bytes of an image file: `encode(pixels, "PNG")`."""
+    """Pixels to the bytes of an image file: `encode(pixels, "PNG")`, `encode(pixels, "JPEG", "CMYK")`."""
 
-    def write(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    def write(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format=kind)
+        picture = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes()) if mode else Image.fromarray(pixels)
+        picture.save(buffer, format=kind)
         return buffer.getvalue()
 
     return write
@@ -81,4 +82,5 @@ def bad_scans(scans, encode) -> list[tuple[bytes, int]]:
         (encode(grey[:8]), intake.TOO_SMALL),
         (bomb, intake.TOO_LARGE),
         (encode(grey.astype(np.uint16) * 200), intake.TOO_DEEP),
+        (encode(np.dstack([grey] * 4), "JPEG", "CMYK"), intake.CMYK),
     ]
