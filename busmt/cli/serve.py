@@ -55,6 +55,8 @@ def serve(
     as_json: bool,
 ) -> None:
     """Serve a SavedModel on this machine."""
+    import logging
+
     quiet_start()
     from busmt.deployment.serving_assets import served_name
     from busmt.errors import ExportError
@@ -84,6 +86,8 @@ def serve(
             print_json({"model": model, "version": version, "address": address})
         say(f"serving {model}, version {version}, at {address}/v1/models/{model}")
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("busmt.serve").setLevel(logging.INFO)
     for warning in site.warnings():
         say(f"warning: {warning}")
     run.serve(export, model, site, bounds, started)

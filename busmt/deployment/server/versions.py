@@ -73,6 +73,7 @@ class Versions:
     def __init__(self, path: str | os.PathLike, limits: Limits, metrics: Metrics, load: Load = ServedModel.load):
         self._path, self._limits, self._metrics, self._load = Path(path), limits, metrics, load
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._seen: object = None
         self._failed: object = None
         self.active = self._activate(load(version_folder(path)))
 
@@ -84,7 +85,8 @@ class Versions:
     async def watch(self, seconds: float) -> None:
         """Look for another newest version again and again, and change to it once it is loaded and warm.
 
-        A version that cannot be loaded is named in the log and tried again when its files change.
+        Its files must be the same in two looks. A version that cannot be loaded is named in the log and tried again
+        when its files change.
         """
         while True:
             await asyncio.sleep(seconds)
@@ -106,14 +108,17 @@ class Versions:
             state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))]
         except (RunError, OSError):  # nothing there any more, or just being changed
             return None
+        if state != self._seen:  # somebody may still be copying
+            self._seen = state
+            return None
         if state == self._failed:
             return None
         try:
             active = self._activate(self._load(folder))
-        except (BusmtError, OSError) as error:
+        except Exception as error:  # whatever is wrong with it, the version in place goes on
             self._failed = state
             self._metrics.loads.labels("failure").inc()
-            _log.error("version %s is not taken up: %s", folder.name, error)
+            _log.error("version %s is not taken up: %s", folder.name, error, exc_info=not isinstance(error, BusmtError))
             return None
         self._metrics.loads.labels("success").inc()
         _log.info("version %s replaces version %s", folder.name, self.active.model.version)
