@@ -25,7 +25,14 @@ running. SIGTERM and Ctrl-C finish the requests under way. Not a medical device:
 @click.option("--token-file", type=click.Path(), help="File with the token that clients must send. [BUSMT_SERVE_TOKEN]")
 @click.option("--tls-cert", type=click.Path(), help="PEM file with the certificate chain: serve HTTPS.")
 @click.option("--tls-key", type=click.Path(), help="PEM file with its private key.")
-@click.option("--poll", default=2.0, show_default=True, type=click.FloatRange(0), help="Seconds; 0: never reload.")
+@click.option(
+    "--poll",
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Look for a new version every SECONDS; 0: never.",
+)
 @click.option("--max-batch", default=16, show_default=True, type=click.IntRange(1), help="Images run together.")
 @click.option("--max-delay-ms", default=2.0, show_default=True, type=click.FloatRange(0), help="Wait for company.")
 @click.option("--max-instances", default=32, show_default=True, type=click.IntRange(1), help="Images per request.")
@@ -33,7 +40,9 @@ running. SIGTERM and Ctrl-C finish the requests under way. Not a medical device:
 @click.option("--max-pixels", default=16_000_000, show_default=True, type=click.IntRange(256), help="Per image.")
 @click.option("--max-concurrent", default=128, show_default=True, type=click.IntRange(1), help="Requests at a time.")
 @click.option("--max-waiting", default=256, show_default=True, type=click.IntRange(1), help="Images that wait.")
-@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds.")
+@click.option(
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds for a request."
+)
 @json_option
 def serve(
     export: str,

@@ -20,7 +20,8 @@ class Limits:
         concurrent: most predict requests at a time.
         waiting: most images that wait for a batch.
         connections: most connections at a time, idle ones included.
-        timeout: longest time for one request, seconds, its upload included; and for a client to take an answer.
+        timeout: longest time for one request, seconds, its upload included.
+        send_timeout: longest time for a client to take an answer, seconds.
         header_timeout: longest time for the head of a request, from the connection or the head's first byte on.
         stop: longest time for requests under way after a signal to stop, seconds.
     """
@@ -36,5 +37,6 @@ class Limits:
     waiting: int = 256
     connections: int = 512
     timeout: float = 30.0
+    send_timeout: float = 30.0
     header_timeout: float = 10.0
     stop: float = 30.0

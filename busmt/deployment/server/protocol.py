@@ -70,7 +70,7 @@ class _Guarded(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start("sending", self.limits.timeout, self.transport.abort)
+        self._start("sending", self.limits.send_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from busmt.deployment.server.versions import Versions
 from busmt.errors import RunError
 
 _KEEP_ALIVE = 15
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,12 @@ def serve(
         started: called with the address and the version once connections are taken.
 
     Raises:
-        RunError: nothing there to serve, an address that is taken, or TLS files that cannot be used.
+        RunError: nothing there to serve, a name that addresses do not take, an address that is taken, or TLS files
+            that cannot be used.
         ExportError: the export is damaged.
     """
+    if not _NAME.fullmatch(name):
+        raise RunError(f"{name!r}: a model's name has letters, digits, dots, hyphens and underscores; see --name")
     with listen(site) as sock:
         metrics = Metrics()
         versions = Versions(export, limits, metrics)
@@ -111,6 +116,8 @@ def build_server(app: Starlette, site: Site, limits: Limits) -> uvicorn.Server:
     Raises:
         RunError: TLS files that cannot be used.
     """
+    if site.key and not site.certificate:
+        raise RunError(f"{site.key}: a key without a certificate; name that with --tls-cert")
     config = uvicorn.Config(
         app,
         http=guarded(limits),
