@@ -81,6 +81,7 @@ def serve(
         request_bytes=int(max_request_mb * 2**20),
         held_bytes=max(limits.Limits.held_bytes, int(max_request_mb * 2**20)),
         image_pixels=max_pixels,
+        request_pixels=max(limits.Limits.request_pixels, max_pixels),
         instances=max_instances,
         max_batch=max_batch,
         max_delay=max_delay_ms / 1000,

@@ -15,7 +15,9 @@ from busmt.errors import RunError
 
 @pytest.fixture(scope="module")
 def client(served_export):
-    with running(served_export, instances=8, image_pixels=200_000, request_bytes=2**20, values=50_000) as client:
+    with running(
+        served_export, instances=8, image_pixels=200_000, request_pixels=400_000, request_bytes=2**20, values=50_000
+    ) as client:
         yield client
 
 
@@ -82,6 +84,14 @@ def test_the_servers_own_limit_on_pixels_and_scans_costs_only_that_image(client,
     assert "200000 pixels" in answers[0]["error"]
     assert "scans" in answers[1]["error"]
     assert [answer["class_id"] >= 0 for answer in answers] == [False, False, True]
+
+
+def test_too_many_pixels_in_all_are_refused_before_any_is_decoded(client, encode):
+    picture = encode(np.zeros((440, 440), dtype=np.uint8))
+    assert client.predict([picture] * 2).code == 200
+    answer = client.predict([picture] * 3)
+    assert answer.code == 400
+    assert "400000 pixels in all" in answer.json["error"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Named:
     def warm_up(self, batch):
         return {}
 
-    def read(self, instances, max_pixels):
+    def read(self, instances, image_pixels, request_pixels):
         return list(instances)
 
     def run(self, items):

@@ -181,7 +181,8 @@ class _Service:
             raise BadRequest(f"no signature {name[:100]!r}; there are {known}")
         call = await self._in_thread(parse_predict, body, signature.input, self._limits.instances)
         del body
-        items = await self._in_thread(signature.read, call.instances, self._limits.image_pixels)
+        most = self._limits
+        items = await self._in_thread(signature.read, call.instances, most.image_pixels, most.request_pixels)
         good = [item for item in items if not isinstance(item, Refusal)]
         answers = iter(await active.batchers[name].submit(good) if good else [])
         rows = [

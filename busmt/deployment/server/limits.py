@@ -14,6 +14,7 @@ class Limits:
         held_bytes: most bytes of request bodies in memory at a time, over all clients.
         values: most numbers and lists in the JSON of a request, which bounds the memory that parsing takes.
         image_pixels: largest image.
+        request_pixels: most pixels of all images in a request.
         instances: most images in one request.
         max_batch: most images in one call of the network.
         max_delay: longest wait of a lone image for company, seconds.
@@ -30,6 +31,7 @@ class Limits:
     held_bytes: int = 256 * 2**20
     values: int = 6_000_000
     image_pixels: int = 16_000_000
+    request_pixels: int = 64_000_000
     instances: int = 32
     max_batch: int = 16
     max_delay: float = 0.002

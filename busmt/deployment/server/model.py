@@ -13,7 +13,7 @@ import numpy as np
 from busmt.deployment.integrity import GRAPH, check_version
 from busmt.deployment.savedmodel import ERROR_OUTPUT, STATUS_OUTPUT
 from busmt.deployment.server.rest import BadRequest
-from busmt.deployment.server.screening import Refusal, screen
+from busmt.deployment.server.screening import Refusal, pixels, screen
 from busmt.errors import RunError
 
 
@@ -33,15 +33,23 @@ class Signature:
     text: bool
     call: Any
 
-    def read(self, instances: Sequence[Any], max_pixels: int) -> list[Any]:
+    def read(self, instances: Sequence[Any], image_pixels: int, request_pixels: int) -> list[Any]:
         """Instances as they came in JSON, checked: bytes or a `Refusal`, or float32 arrays of `shape`.
 
+        Args:
+            instances: bytes, texts, or nested lists of numbers.
+            image_pixels: most in one image; more make a `Refusal`.
+            request_pixels: most in all images that are not refused.
+
         Raises:
-            BadRequest: wrong type, shape or value.
+            BadRequest: wrong type, shape or value, or too many pixels in all.
         """
-        if self.text:
-            return [self._read_bytes(item, position, max_pixels) for position, item in enumerate(instances)]
-        return [self._read_array(item, position) for position, item in enumerate(instances)]
+        if not self.text:
+            return [self._read_array(item, position) for position, item in enumerate(instances)]
+        items = [self._read_bytes(item, position, image_pixels) for position, item in enumerate(instances)]
+        if sum(pixels(item) for item in items if isinstance(item, bytes)) > request_pixels:
+            raise BadRequest(f"more than {request_pixels} pixels in all; send fewer images in one request")
+        return items
 
     def run(self, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Outputs by name for each item of a batch."""
