@@ -22,7 +22,7 @@ from busmt.deployment import golden, variants
 from busmt.deployment.parity import Parity, compare, require
 from busmt.deployment.quantise import QUANTISED, VARIANTS, Quantiser, half
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, write_saved_model
-from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
+from busmt.deployment.serving_assets import complete_version, model_name, write_assets
 from busmt.deployment.tflite import append_files, convert, require_built_in
 from busmt.deployment.variants import Comparison, Fidelity
 from busmt.errors import DataError, ExportError
@@ -201,7 +201,7 @@ def _saved_model(
 
     threshold = run.calibration().get("referral_threshold")
     folder = write_saved_model(network, draft / "savedmodel", referral_threshold=threshold)
-    write_warmup(folder, model_name(draft.parent), int(network.input_shape[1]))
+    complete_version(folder, model_name(draft.parent), int(network.input_shape[1]))
     results = [compare("savedmodel serving_default", reference, Predictor.load(folder).predict_arrays, inputs)]
     if all(data is not None for data in encoded):
         loaded = tf.saved_model.load(str(folder))
@@ -298,7 +298,7 @@ def _publish(draft: Path, folder: Path, formats: Sequence[str], written: list[Fi
         versions = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         files["savedmodel"] = folder / str(max(versions, default=0) + 1)
         os.replace(draft / "savedmodel", files["savedmodel"])
-        write_assets(folder, int(files["savedmodel"].name))
+        write_assets(folder)
     if TFLITE in formats:
         for variant in VARIANTS:  # one that was refused must not stand there from an earlier export
             (folder / variant_file(variant)).unlink(missing_ok=True)

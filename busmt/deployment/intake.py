@@ -26,10 +26,14 @@ STATUS_MESSAGES: tuple[str, ...] = (
     f"image too small; the shorter side must be at least {MIN_SIDE} pixels",
     f"image too large; at most {MAX_PIXELS // 10**6} million pixels are accepted",
     "more than 8 bits per channel; convert it to 8-bit grey with your display window first",
+    "CMYK colours; save it as grey or RGB",
 )
 """What `status` means: the position in this list. 0 is success."""
 
-OK, NOT_AN_IMAGE, DAMAGED, TOO_SMALL, TOO_LARGE, TOO_DEEP = range(len(STATUS_MESSAGES))
+OK, NOT_AN_IMAGE, DAMAGED, TOO_SMALL, TOO_LARGE, TOO_DEEP, CMYK = range(len(STATUS_MESSAGES))
+
+_AT_A_TIME = 2
+"""Images that are decoded at the same time: what bounds the memory that a batch of large ones takes."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -62,6 +66,7 @@ def read_images(encoded: tf.Tensor, size: int) -> tuple[Any, Any, Any, Any]:
             tf.TensorSpec((2,), tf.int32),
             tf.TensorSpec((4,), tf.int32),
         ),
+        parallel_iterations=_AT_A_TIME,
     )
     kept = tf.cast(readable, tf.int32)[:, None]
     return squares * tf.cast(kept, tf.float32)[:, :, None, None], sizes * kept, boxes * kept, status
@@ -85,11 +90,12 @@ def _check(encoded: tf.Tensor) -> tf.Tensor:
         (shorter < MIN_SIDE, TOO_SMALL),
         (tf.reduce_prod(tf.cast(header[:, :2], tf.int64), axis=1) > MAX_PIXELS, TOO_LARGE),
         (header[:, 2] > 8, TOO_DEEP),
+        (header[:, 3] > 3, CMYK),
     ]
     status = tf.fill(tf.shape(encoded), OK)
     for found, code in reversed(findings):  # the first finding that applies stands
         status = tf.where(found, code, status)
-    decoded = _attempt(_pixel_size, tf.where(tf.equal(status, OK), encoded, _BLANK_PNG), _BLANK_PNG)
+    decoded = _attempt(_decoded_size, tf.where(tf.equal(status, OK), encoded, _BLANK_PNG), _BLANK_PNG)
     return tf.where((status == OK) & (decoded[:, 0] == 0), DAMAGED, status)
 
 
@@ -98,21 +104,22 @@ def _starts_with(encoded: tf.Tensor, signature: bytes) -> tf.Tensor:
 
 
 def _png_headers(encoded: tf.Tensor) -> tf.Tensor:
-    """(B, 3), int32: height, width, bits per channel."""
+    """(B, 4), int32: height, width, bits per channel, and 0 for the channels, of which any number will do."""
     sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
     depths = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 1), tf.uint8), tf.int32)
-    return tf.stack([sides[:, 1], sides[:, 0], depths[:, 0]], axis=1)
+    return tf.stack([sides[:, 1], sides[:, 0], depths[:, 0], tf.zeros_like(depths[:, 0])], axis=1)
 
 
 def _jpeg_header(data: tf.Tensor) -> tf.Tensor:
-    """(3,), int32: height, width, bits per channel."""
+    """(4,), int32: height, width, bits per channel, channels."""
     shape = tf.io.extract_jpeg_shape(data)
-    return tf.stack([shape[0], shape[1], 8])
+    return tf.stack([shape[0], shape[1], 8, shape[2]])
 
 
-def _pixel_size(data: tf.Tensor) -> tf.Tensor:
-    """(3,), int32: height, width, channels after decoding in grey."""
-    return tf.shape(tf.io.decode_image(data, channels=1, dtype=tf.uint8, expand_animations=False))
+def _decoded_size(data: tf.Tensor) -> tf.Tensor:
+    """(4,), int32: height, width, channels after decoding in grey; 0."""
+    shape = tf.shape(tf.io.decode_image(data, channels=1, dtype=tf.uint8, expand_animations=False))
+    return tf.concat([shape, [0]], axis=0)
 
 
 def _decode(data: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -139,15 +146,16 @@ def _may_be_transparent(data: tf.Tensor) -> tf.Tensor:
 
 def _on_black(data: tf.Tensor) -> tf.Tensor:
     """The same picture as an opaque PNG, so that one decoder turns every file into grey."""
-    pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
-    return tf.io.encode_png(tf.cast(tf.round(pixels[..., :3] * pixels[..., 3:] / 255.0), tf.uint8))
+    pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.uint16)  # half the memory of floating point
+    opaque = tf.cast((pixels[..., :3] * pixels[..., 3:] + 127) // 255, tf.uint8)
+    return tf.io.encode_png(opaque, compression=0)  # read again at once: packing it would only take time
 
 
 def _attempt(function: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor, harmless: bytes) -> tf.Tensor:
-    """function of each image, (B, 3), int32; zeros where an operation in it fails.
+    """function of each image, (B, 4), int32; zeros where an operation in it fails.
 
     Args:
-        function: of one encoded image, gives (3,), int32.
+        function: of one encoded image, gives (4,), int32.
         encoded: (B,), strings.
         harmless: an image with which the function works, so that something is left in any case.
     """
@@ -156,10 +164,10 @@ def _attempt(function: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor, har
     options.experimental_optimization.apply_default_optimizations = False  # they cost more than they gain here
     options.autotune.enabled = False
     numbered = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), tf.concat([encoded, [harmless]], axis=0)))
-    survivors = numbered.map(lambda index, data: (index, tf.ensure_shape(function(data), (3,)))).ignore_errors()
+    survivors = numbered.map(lambda index, data: (index, tf.ensure_shape(function(data), (4,)))).ignore_errors()
     everything = survivors.batch(tf.cast(count + 1, tf.int64)).with_options(options)
     indices, results = everything.get_single_element()
-    return tf.scatter_nd(indices[:, None], results, [count + 1, 3])[:count]
+    return tf.scatter_nd(indices[:, None], results, [count + 1, 4])[:count]
 
 
 def _blank(kind: str) -> bytes:

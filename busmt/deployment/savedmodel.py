@@ -18,8 +18,9 @@ BYTES_SIGNATURE = "serving_bytes"
 ENCODED_INPUT = "encoded"
 CLASS_OUTPUT, REFER_OUTPUT = "class_id", "refer"
 SIZE_OUTPUT, BOX_OUTPUT, STATUS_OUTPUT, ERROR_OUTPUT = "size", "box", "status", "error"
-NO_CLASS = -1
-"""`class_id` of an image that could not be read."""
+NO_ANSWER = -1
+"""Value of the class, of each probability and of each pixel of the mask, for an image that could not be read: no
+true answer has it, and unlike NaN it can be written in JSON."""
 
 
 def write_saved_model(
@@ -36,7 +37,7 @@ def write_saved_model(
       int32: height and width of each image; `box` (B, 4), int32: top, left, height and width of the image
       inside the square, which is what it takes to map the mask back; `status` (B,), int32, 0 where all is
       well, and `error` (B,), string, what was wrong otherwise. An image that cannot be read does not disturb
-      the others: its mask, label, size and box are zero, its class is -1, and it is referred.
+      the others: its mask, label and class are -1 throughout, its size and box 0, and it is referred.
 
     `refer` is the rule of `busmt.evaluation.calibration.is_referred`. Without a threshold every case that is
     not called malignant is referred.
@@ -92,9 +93,9 @@ def _withhold(outputs: dict[str, tf.Tensor], status: tf.Tensor) -> dict[str, tf.
     """No answer for what could not be read: the network's opinion of an empty picture is not a finding."""
     read = tf.equal(status, OK)
     return {
-        MASK_OUTPUT: tf.where(read[:, None, None, None], outputs[MASK_OUTPUT], 0.0),
-        LABEL_OUTPUT: tf.where(read[:, None], outputs[LABEL_OUTPUT], 0.0),
-        CLASS_OUTPUT: tf.where(read, outputs[CLASS_OUTPUT], NO_CLASS),
+        MASK_OUTPUT: tf.where(read[:, None, None, None], outputs[MASK_OUTPUT], float(NO_ANSWER)),
+        LABEL_OUTPUT: tf.where(read[:, None], outputs[LABEL_OUTPUT], float(NO_ANSWER)),
+        CLASS_OUTPUT: tf.where(read, outputs[CLASS_OUTPUT], NO_ANSWER),
         REFER_OUTPUT: outputs[REFER_OUTPUT] | ~read,
     }
 

@@ -8,28 +8,38 @@ from pathlib import Path
 
 from busmt.data.images import write_atomically
 from busmt.data.phantom import make_phantom
+from busmt.deployment.integrity import GRAPH, write_manifest
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, DEFAULT_SIGNATURE, ENCODED_INPUT
 from busmt.errors import ExportError
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 SERVING_FOLDER = "serving"
 MAX_BATCH = 16
-IMAGE = "tensorflow/serving:2.19.0"
+IMAGE = "tensorflow/serving:2.21.0"
+"""Container of the server: the version of TensorFlow that the exports are written with."""
 
 _TEMPLATES = Path(__file__).parent / "templates" / "serving"
 _WARMUP_SIZES = ((480, 640), (96, 96))
 _WARMUP_BATCHES = (1, 4)
 
 
-def write_warmup(version: str | os.PathLike, name: str, size: int) -> Path:
-    """Write the requests that TensorFlow Serving replays before a version takes traffic.
-
-    A TFRecord of PredictionLog messages: both signatures, batches of 1 and 4, phantoms of two sizes.
+def complete_version(version: str | os.PathLike, name: str, size: int) -> None:
+    """Add to a SavedModel what belongs into its folder: warm-up records, then the manifest of all files.
 
     Args:
         version: folder of the SavedModel.
         name: of the model, as it will be served.
         size: side of the network's input, pixels.
+    """
+    write_warmup(version, name, size)
+    write_manifest(version)
+
+
+def write_warmup(version: str | os.PathLike, name: str, size: int) -> Path:
+    """Write the requests that TensorFlow Serving replays before a version takes traffic.
+
+    A TFRecord of PredictionLog messages: both signatures, batches of 1 and 4, phantoms of two sizes. Arguments as
+    of `complete_version`.
     """
     import tensorflow as tf
 
@@ -46,21 +56,20 @@ def write_warmup(version: str | os.PathLike, name: str, size: int) -> Path:
     return path
 
 
-def write_assets(folder: str | os.PathLike, version: int) -> Path:
-    """Write `serving/` into an export folder: configuration, run line, manifest, example clients.
+def write_assets(folder: str | os.PathLike) -> Path:
+    """Write `serving/` into an export folder: configuration, run line, manifests, example clients.
 
     The model is served under the folder's name, lower case, with what addresses do not take as hyphens.
 
     Args:
         folder: holds the numbered versions.
-        version: the newest, for the text.
 
     Raises:
         ExportError: a template is missing from the installation.
     """
     target = Path(folder) / SERVING_FOLDER
     target.mkdir(exist_ok=True)
-    names = {"NAME": model_name(folder), "VERSION": str(version), "IMAGE": IMAGE, "MAX_BATCH": str(MAX_BATCH)}
+    names = {"NAME": model_name(folder), "IMAGE": IMAGE, "MAX_BATCH": str(MAX_BATCH)}
     sources = sorted(_TEMPLATES.iterdir()) if _TEMPLATES.is_dir() else []
     if not sources:
         raise ExportError(f"{_TEMPLATES}: the templates are missing; install busmt again")
@@ -77,6 +86,13 @@ def write_assets(folder: str | os.PathLike, version: int) -> Path:
 def model_name(folder: str | os.PathLike) -> str:
     """Name under which an export folder is served."""
     return re.sub(r"[^a-z0-9]+", "-", Path(folder).resolve().name.lower()).strip("-") or "busmt"
+
+
+def served_name(path: str | os.PathLike) -> str:
+    """Name under which an export folder, or a version in it, is served."""
+    folder = Path(path).resolve()
+    is_version = folder.name.isdigit() and (folder / GRAPH).is_file()
+    return model_name(folder.parent if is_version else folder)
 
 
 def _prediction_log(name: str, signature: str, input_name: str, tensor) -> bytes:

@@ -29,13 +29,13 @@ def served_network():
 def served_export(served_network, referral_threshold, tmp_path_factory) -> Path:
     """An export folder with version 1, its warm-up records and its serving files. Do not change it."""
     from busmt.deployment.savedmodel import write_saved_model
-    from busmt.deployment.serving_assets import model_name, write_assets, write_warmup
+    from busmt.deployment.serving_assets import complete_version, model_name, write_assets
 
     folder = tmp_path_factory.mktemp("exports") / "Breast model"
     folder.mkdir()
     version = write_saved_model(served_network, folder / "1", referral_threshold=referral_threshold)
-    write_warmup(version, model_name(folder), int(served_network.input_shape[1]))
-    write_assets(folder, 1)
+    complete_version(version, model_name(folder), int(served_network.input_shape[1]))
+    write_assets(folder)
     return folder
 
 
@@ -50,11 +50,12 @@ def tiny_export(tiny_run_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """Pixels to the bytes of an image file: `encode(pixels, "PNG")`."""
+    """Pixels to the bytes of an image file: `encode(pixels, "PNG")`, `encode(pixels, "JPEG", "CMYK")`."""
 
-    def write(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    def write(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format=kind)
+        picture = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes()) if mode else Image.fromarray(pixels)
+        picture.save(buffer, format=kind)
         return buffer.getvalue()
 
     return write
@@ -90,4 +91,5 @@ def bad_scans(scans, encode) -> list[tuple[bytes, int]]:
         (encode(grey[:8]), intake.TOO_SMALL),
         (bomb, intake.TOO_LARGE),
         (encode(grey.astype(np.uint16) * 200), intake.TOO_DEEP),
+        (encode(np.dstack([grey] * 4), "JPEG", "CMYK"), intake.CMYK),
     ]

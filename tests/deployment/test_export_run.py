@@ -159,13 +159,14 @@ def test_encoded_images_of_any_size_are_prepared_as_in_training(run, export, odd
         assert outputs["box"].tolist() == [[box.top, box.left, box.inner_height, box.inner_width]]
 
 
-def test_bytes_that_are_no_image_are_refused_by_the_signature(export):
+def test_bytes_that_are_no_image_get_a_status_from_the_signature(export):
     serve = tf.saved_model.load(str(export.folder / "1")).signatures["serving_bytes"]
     buffer = io.BytesIO()
     Image.new("L", (40, 40)).save(buffer, format="PNG")
     for data in (b"", b"text", buffer.getvalue()[:60]):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            serve(encoded=tf.constant([data]))
+        outputs = serve(encoded=tf.constant([data]))
+        assert outputs["status"].numpy() > 0
+        assert outputs["class_id"].numpy() == -1
 
 
 def test_versions_count_up_and_old_ones_stay(run, export, tmp_path):

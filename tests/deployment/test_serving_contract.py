@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
+import json
+import os
 import re
+import subprocess
 from concurrent import futures
 
 import numpy as np
@@ -16,24 +20,10 @@ from PIL import Image
 from busmt.config import CLASSES
 from busmt.data.images import decode_tensor, letterbox_tensor, read_encoded
 from busmt.deployment.intake import STATUS_MESSAGES
+from busmt.deployment.integrity import OPERATIONS, operations
 from busmt.deployment.savedmodel import BYTES_SIGNATURE, DEFAULT_SIGNATURE
-from busmt.deployment.serving_assets import WARMUP_FILE, model_name
+from busmt.deployment.serving_assets import IMAGE, WARMUP_FILE, model_name
 from busmt.evaluation.calibration import is_referred
-
-KERNELS = """
-    Add AddV2 All Any ArgMax AvgPool BatchDatasetV2 BiasAdd Cast ConcatV2 Const Conv2D DatasetToSingleElement
-    DecodeImage DecodePng DecodeRaw DepthwiseConv2dNative EncodePng EnsureShape Equal ExpandDims ExtractJpegShape
-    Fill FloorDiv FusedBatchNormV3 GatherV2 Greater GreaterEqual Identity IdentityN If IgnoreErrorsDataset Less
-    LessEqual LogicalAnd LogicalNot LogicalOr MapDataset MatMul Max MaxPool Maximum Mean MergeV2Checkpoints Min
-    Minimum Mul NoOp NotEqual OptionsDataset Pack Pad PadV2 PartitionedCall Placeholder Prod Range ReadVariableOp
-    RealDiv Relu Relu6 Reshape ResizeBilinear RestoreV2 Round Rsqrt SaveV2 ScaleAndTranslate ScatterNd Select
-    SelectV2 Shape ShardedFilename Sigmoid Size Slice Softmax Softplus Split SplitV Sqrt Squeeze
-    StatefulPartitionedCall StatelessIf StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength Sub
-    Substr Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
-    TensorSliceDataset Tile Transpose Unpack VarHandleOp While ZerosLike AssignVariableOp VarIsInitializedOp
-    DisableCopyOnRead StopGradient
-    """
-"""Operations of TensorFlow's own kernels; no Python function and nothing that a server must be built with."""
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +50,31 @@ def test_signatures_name_what_the_documentation_names(loaded):
     assert all(output.shape[0] is None for output in outputs.values())  # a server may only then batch requests
 
 
-def test_only_known_operations(served_export):
-    from tensorflow.core.protobuf import saved_model_pb2
+def test_only_operations_of_tensorflows_own_kernels(served_export):
+    from tensorflow.python.framework import op_def_registry
 
-    saved = saved_model_pb2.SavedModel()
-    saved.ParseFromString((served_export / "1" / "saved_model.pb").read_bytes())
-    graph = saved.meta_graphs[0].graph_def
-    used = {node.op for node in graph.node} | {node.op for part in graph.library.function for node in part.node_def}
-    unknown = used - set(KERNELS.split())
-    assert not unknown, sorted(unknown)
+    used = operations(served_export / "1")
+    assert "Conv2D" in used
+    assert used <= OPERATIONS
+    assert all(op_def_registry.get(name) for name in OPERATIONS)
+    for harmful in ("PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "LoadLibrary", "Print"):
+        assert harmful not in OPERATIONS
+
+
+def test_answers_in_a_session_which_is_how_the_server_runs_it(served_export, by_bytes, scans):
+    images = [*scans, b"junk", scans[0][:-40]]
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        definition = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(served_export / "1"))
+        signature = definition.signature_def[BYTES_SIGNATURE]
+        assert signature.method_name == "tensorflow/serving/predict"
+        outputs = {name: info.name for name, info in signature.outputs.items()}
+        found = session.run(outputs, {signature.inputs["encoded"].name: images})
+    assert found["status"].tolist() == [0] * len(scans) + [1, 2]
+    for name, value in by_bytes(images).items():
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(found[name], value, atol=1e-4)
+        else:
+            assert found[name].tolist() == value.tolist(), name
 
 
 def test_class_and_referral_follow_from_the_probabilities(loaded, referral_threshold):
@@ -125,9 +131,10 @@ def test_bad_images_get_a_status_and_spoil_no_neighbour(by_bytes, scans, bad_sca
         for name in ("mask", "label"):
             np.testing.assert_allclose(outputs[name][row], alone[name][row // 2 % len(scans)], atol=1e-4)
     bad = outputs["status"] > 0
-    assert not outputs["mask"][bad].any()
-    assert not outputs["label"][bad].any()
-    assert (outputs["class_id"][bad] == -1).all()
+    for name in ("mask", "label", "class_id"):
+        assert (outputs[name][bad] == -1).all(), name
+    for name in ("size", "box"):
+        assert not outputs[name][bad].any(), name
     assert outputs["refer"][bad].all()
 
 
@@ -177,31 +184,29 @@ def test_the_grpc_client_over_the_real_protocol(served_export, loaded, by_bytes,
     np.testing.assert_allclose(answers["mask"][: len(scans)], by_bytes(scans)["mask"], atol=1e-4)
 
 
-def test_loads_where_tensorflow_is_and_busmt_is_not(served_export, python, scans, tmp_path):
-    (tmp_path / "scan.png").write_bytes(scans[0])
-    code = """
-import sys
-sys.modules["busmt"] = None  # importing it fails from here on
-import tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-print(model.signatures["serving_bytes"](encoded=tf.constant([open(sys.argv[2], "rb").read()]))["status"].numpy())
-"""
-    assert python(code, served_export / "1", tmp_path / "scan.png").stdout.strip() == "[0]"
-
-
 def test_configuration_is_what_the_server_parses(served_export):
     serving = served_export / "serving"
     manifest = yaml.safe_load((serving / "kserve.yaml").read_text())
     predictor = manifest["spec"]["predictor"]
     assert manifest["kind"] == "InferenceService"
     assert predictor["maxReplicas"] > predictor["minReplicas"] >= 1
+    deployment, service, scaler = yaml.safe_load_all((serving / "kubernetes.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"] == "breast-model"
+    assert scaler["spec"]["maxReplicas"] > scaler["spec"]["minReplicas"] >= 1
     for path in serving.iterdir():
         assert not re.search(r"@[A-Z_]+@", path.read_text()), path.name
     run_line = (serving / "docker.sh").read_text()
     assert "127.0.0.1:8501:8501" in run_line
     for name in ("models.config", "batching.config", "monitoring.config"):
         assert (serving / name).is_file()
-        assert f"/models/breast-model/serving/{name}" in run_line
+        for arguments in (run_line, *container["args"], *predictor["containers"][0]["args"]):
+            if name in arguments:
+                assert f"=/models/breast-model/serving/{name}" in arguments
+        for arguments in (run_line, str(container["args"]), str(predictor["containers"][0]["args"])):
+            assert name in arguments
 
 
 def test_models_config_parses_as_the_servers_message(served_export):
@@ -213,19 +218,54 @@ def test_models_config_parses_as_the_servers_message(served_export):
     assert (config.name, config.base_path) == ("breast-model", "/models/breast-model")
 
 
+def test_batching_and_monitoring_parse_as_the_servers_messages(served_export):
+    """The messages are not in the package of the API; their fields are those of session_bundle_config.proto and
+    monitoring_config.proto of TensorFlow Serving."""
+    from google.protobuf import text_format
+
+    batching, monitoring = _server_messages()
+    serving = served_export / "serving"
+    batches = text_format.Parse((serving / "batching.config").read_text(), batching())
+    assert batches.max_batch_size.value == 16
+    assert batches.num_batch_threads.value >= 1
+    monitor = text_format.Parse((serving / "monitoring.config").read_text(), monitoring())
+    assert monitor.prometheus_config.enable
+    assert monitor.prometheus_config.path.startswith("/")
+
+
+def test_the_curl_client_sends_what_the_others_send(served_export, scans, tmp_path):
+    curl = tmp_path / "bin" / "curl"
+    curl.parent.mkdir()
+    curl.write_text(f"#!/bin/sh\ncat > {tmp_path}/body; printf '%s\\n' \"$@\" > {tmp_path}/arguments\n")
+    curl.chmod(0o755)
+    (tmp_path / "scan.png").write_bytes(scans[0])
+    environment = {**os.environ, "PATH": f"{curl.parent}:{os.environ['PATH']}", "BUSMT_TOKEN": "secret"}
+    script = served_export / "serving" / "client_curl.sh"
+    subprocess.run([script, tmp_path / "scan.png", "http://127.0.0.1:1"], env=environment, check=True)
+    body = json.loads((tmp_path / "body").read_text())
+    assert body == {
+        "signature_name": "serving_bytes", "instances": [{"b64": base64.b64encode(scans[0]).decode()}],
+    }  # fmt: skip
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[-1] == "http://127.0.0.1:1/v1/models/breast-model:predict"
+    assert {"Content-Type: application/json", "Authorization: Bearer secret"} <= set(arguments)
+
+
 def test_the_rest_clients_mask_is_the_predictors(served_export, by_bytes, scans):
     from busmt.data.images import Letterbox
 
     client = _script(served_export / "serving" / "client_rest.py")
     outputs = by_bytes(scans)
     for row, data in enumerate(scans):
-        answer = {name: outputs[name][row].tolist() for name in ("size", "box")}
+        answer = {name: outputs[name][row].tolist() for name in ("size", "box", "status")}
         square = np.zeros((64, 64, 1), dtype=np.float32)
         square[24:44, 26:40] = 1.0
         mask = client.restore_mask(answer | {"mask": square.tolist()})
         width, height = Image.open(io.BytesIO(data)).size
         expected = Letterbox(height, width, 64).restore_mask(square[..., 0], 0.5)
         assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) >= 0.99
+    with pytest.raises(ValueError, match="not a PNG"):
+        client.restore_mask({"status": 1, "error": STATUS_MESSAGES[1]})
 
 
 def _script(path):
@@ -233,3 +273,31 @@ def _script(path):
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def _server_messages():
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="server.proto", package="server", syntax="proto3")
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+
+    def message(name, fields):
+        made = file.message_type.add(name=name)
+        for number, (field, kind) in enumerate(fields.items(), start=1):
+            described = made.field.add(name=field, number=number, label=kinds.LABEL_OPTIONAL)
+            if isinstance(kind, str):
+                described.type, described.type_name = kinds.TYPE_MESSAGE, kind
+            else:
+                described.type = kind
+
+    wide = ".google.protobuf.Int64Value"
+    numbers = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    message("Batching", dict.fromkeys(numbers, wide))
+    message("Prometheus", {"enable": kinds.TYPE_BOOL, "path": kinds.TYPE_STRING})
+    message("Monitoring", {"prometheus_config": ".server.Prometheus"})
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    names = ("server.Batching", "server.Monitoring")
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names]

@@ -1,218 +1,243 @@
-"""The server itself: routes, limits, metrics, start and stop."""
+"""The application: addresses, errors, tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import sys
+import hmac
+import re
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from busmt.deployment.server.batching import Batcher, QueueFull
-from busmt.deployment.server.model import ServedModel
+from busmt.deployment.savedmodel import STATUS_OUTPUT
+from busmt.deployment.server.batching import QueueFull
+from busmt.deployment.server.limits import Limits
+from busmt.deployment.server.metrics import Metrics
 from busmt.deployment.server.rest import BadRequest, parse_body, parse_predict, render, signature_name
+from busmt.deployment.server.screening import Refusal
+from busmt.deployment.server.versions import Active, Versions
+
+_ADDRESS = re.compile(r"(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,18}))?(?P<verb>|:predict|/metadata)")
+_METHODS = {"": ("GET", "HEAD"), "/metadata": ("GET", "HEAD"), ":predict": ("POST",)}
+_PARSERS = 2
+"""Threads that parse and write JSON; each holds one request's values at a time."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one client may cost.
+def build_app(
+    versions: Versions, name: str, limits: Limits, metrics: Metrics, token: str | None = None, poll: float = 0
+) -> Starlette:
+    """The ASGI application that serves one model.
 
-    Attributes:
-        request_bytes: largest request body.
-        image_pixels: largest image.
-        instances: most images in one request.
-        max_batch: most images in one call of the network.
-        max_delay: longest wait of a lone image for company, seconds.
-        concurrent: most requests at a time; more are answered with 503.
-        waiting: most images that wait for a batch; more are answered with 503.
-        timeout: longest time for one request, seconds, its upload included.
-        stop: longest time for requests under way after a signal to stop, seconds.
+    Args:
+        versions: what is served.
+        name: of the model in the addresses.
+        limits: what one client may cost.
+        metrics: as given to `versions`.
+        token: without it as a bearer token, nothing but the health checks is answered.
+        poll: seconds between two looks for a newer version; 0: never.
     """
-
-    request_bytes: int = 32 * 2**20
-    image_pixels: int = 16_000_000
-    instances: int = 32
-    max_batch: int = 16
-    max_delay: float = 0.005
-    concurrent: int = 128
-    waiting: int = 256
-    timeout: float = 30.0
-    stop: float = 30.0
-
-
-class Metrics:
-    """Prometheus metrics of one server."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("busmt_requests", "Predict requests by HTTP status", ["code"], registry=self.registry)
-        self.seconds = Histogram("busmt_request_seconds", "Time of a predict request", registry=self.registry)
-        self.batches = Histogram(
-            "busmt_batch_size",
-            "Images per call of the network",
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=self.registry,
-        )
-        self.rejected = Counter("busmt_unreadable_images", "Images that could not be read", registry=self.registry)
-        self.active = Gauge("busmt_requests_active", "Predict requests under way", registry=self.registry)
-
-
-def build_app(model: ServedModel, limits: Limits | None = None) -> Starlette:
-    """The ASGI application that serves one model."""
-    service = _Service(model, limits or Limits())
-    place = f"/v1/models/{model.name}"
-    routes = [Route("/healthz", service.health), Route("/monitoring/prometheus/metrics", service.metrics_page)]
-    for prefix in (place, f"{place}/versions/{model.version}"):
-        routes.append(Route(prefix, service.status))
-        routes.append(Route(f"{prefix}/metadata", service.metadata))
-        routes.append(Route(f"{prefix}:predict", service.predict, methods=["POST"]))
+    service = _Service(versions, name, limits, metrics, token, poll)
+    routes = [
+        Route("/healthz", _alive),
+        Route("/readyz", _alive),
+        Route("/metrics", service.metrics_page),
+        Route("/monitoring/prometheus/metrics", service.metrics_page),
+        Route("/v1/models/{address:path}", service.model, methods=["GET", "HEAD", "POST"]),
+    ]
     handlers: dict[Any, Any] = {404: _not_found, 405: _wrong_method, Exception: _internal_error}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=service.lifespan)
 
 
-def serve(model: ServedModel, host: str, port: int, limits: Limits | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way are finished, then the process ends with 0."""
-    limits = limits or Limits()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again after it has stopped
-    uvicorn.run(
-        build_app(model, limits),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(limits.stop),
-    )
-
-
 class _Service:
-    def __init__(self, model: ServedModel, limits: Limits):
-        self._model, self._limits, self._metrics = model, limits, Metrics()
-        self._batchers: dict[str, Batcher] = {}
+    def __init__(self, versions: Versions, name: str, limits: Limits, metrics: Metrics, token: str | None, poll: float):
+        self._versions, self._name, self._limits, self._metrics = versions, name, limits, metrics
+        self._token, self._poll = token, poll
+        self._parsers = ThreadPoolExecutor(_PARSERS, thread_name_prefix="json")
         self._active = 0
+        self._held = 0
+        metrics.active.set_function(lambda: self._active)
+        metrics.waiting.set_function(lambda: versions.waiting)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
-            for name, signature in self._model.signatures.items():
-                limits, observe = self._limits, self._metrics.batches.observe
-                self._batchers[name] = Batcher(
-                    signature.run, executor, limits.max_batch, limits.max_delay, limits.waiting, observe
-                )
-            yield
-            for batcher in self._batchers.values():
-                await batcher.close()
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        watcher = asyncio.create_task(self._versions.watch(self._poll)) if self._poll else None
+        yield
+        if watcher:
+            watcher.cancel()
+        self._parsers.shutdown()
+        self._versions.close()
 
     async def metrics_page(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def status(self, request: Request) -> Response:
-        status = {"error_code": "OK", "error_message": ""}
-        return JSONResponse(
-            {"model_version_status": [{"version": self._model.version, "state": "AVAILABLE", "status": status}]}
-        )
+    async def model(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        address = _ADDRESS.fullmatch(request.path_params["address"])
+        if not address or address["name"] != self._name:
+            return _error(404, "no such model or address here")
+        active = self._versions.active
+        if address["version"] not in (None, active.model.version):
+            return _error(404, f"no version {address['version']} here; version {active.model.version} is served")
+        verb = address["verb"]
+        if request.method not in _METHODS[verb]:
+            return _error(405, "this address does not take that method", {"Allow": ", ".join(_METHODS[verb])})
+        if verb == ":predict":
+            return await self._predict(request, active)
+        return JSONResponse(self._metadata(active) if verb else _status(active))
 
-    async def metadata(self, request: Request) -> Response:
-        specification = {"name": self._model.name, "signature_name": "", "version": self._model.version}
+    def _allowed(self, request: Request) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token.encode())
+        return scheme.lower() == "bearer" and right
+
+    def _metadata(self, active: Active) -> dict[str, Any]:
         definitions = {
             "@type": "type.googleapis.com/tensorflow.serving.SignatureDefMap",
-            "signature_def": self._model.metadata,
+            "signature_def": active.model.metadata,
         }
-        return JSONResponse({"model_spec": specification, "metadata": {"signature_def": definitions}})
+        specification = {"name": self._name, "signature_name": "", "version": active.model.version}
+        return {"model_spec": specification, "metadata": {"signature_def": definitions}}
 
-    async def predict(self, request: Request) -> Response:
+    async def _predict(self, request: Request, active: Active) -> Response:
         start = time.perf_counter()
-        if self._active >= self._limits.concurrent:
-            return self._count(_error(503, "too many requests at a time; try again", {"Retry-After": "1"}), start)
-        self._active += 1
-        self._metrics.active.set(self._active)
-        try:
-            response = await asyncio.wait_for(self._answer(request), self._limits.timeout)
-        except _TooLarge:
-            response = _error(413, f"a request may have at most {self._limits.request_bytes} bytes", _CLOSE)
-        except BadRequest as error:
-            response = _error(400, str(error))
-        except QueueFull:
-            response = _error(503, "too many images are waiting; try again", {"Retry-After": "1"})
-        except TimeoutError:
-            response = _error(504, f"no answer within {self._limits.timeout:g} seconds", _CLOSE)
-        except ClientDisconnect:
-            response = _error(400, "the client went away", _CLOSE)
-        finally:
-            self._active -= 1
-            self._metrics.active.set(self._active)
-        return self._count(response, start)
-
-    async def _answer(self, request: Request) -> Response:
-        data = await _read_body(request, self._limits.request_bytes)
-        rows, columns = await self._predict(data)
-        return Response(await asyncio.to_thread(render, rows, columns), media_type="application/json")
-
-    async def _predict(self, data: bytes) -> tuple[list[dict[str, Any]], bool]:
-        body = await asyncio.to_thread(parse_body, data)
-        name = signature_name(body)
-        if name not in self._model.signatures:
-            raise BadRequest(f"no signature {name[:100]!r}; there are {', '.join(sorted(self._model.signatures))}")
-        signature = self._model.signatures[name]
-        call = await asyncio.to_thread(parse_predict, body, signature.input)
-        if len(call.instances) > self._limits.instances:
-            raise BadRequest(f"{len(call.instances)} instances; at most {self._limits.instances} per request")
-        items = await asyncio.to_thread(signature.read, call.instances, self._limits.image_pixels)
-        rows = await self._batchers[name].submit(items)
-        self._metrics.rejected.inc(sum(int(row["status"]) != 0 for row in rows if "status" in row))
-        return rows, call.columns
-
-    def _count(self, response: Response, start: float) -> Response:
+        response = await self._guarded(request, active)
         self._metrics.requests.labels(str(response.status_code)).inc()
         self._metrics.seconds.observe(time.perf_counter() - start)
         return response
+
+    async def _guarded(self, request: Request, active: Active) -> Response:
+        if self._active >= self._limits.concurrent:
+            return _error(503, "too many requests at a time; try again", _LATER)
+        if _media_type(request) != "application/json":
+            return _error(415, "send JSON, with the header Content-Type: application/json", _CLOSE)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            return _error(415, "send the request without a content encoding", _CLOSE)
+        deadline = asyncio.get_running_loop().time() + self._limits.timeout
+        self._active += 1
+        body = bytearray()
+        try:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._read(request, body)
+            except TimeoutError:
+                return _error(408, f"the request did not arrive within {self._limits.timeout:g} seconds", _CLOSE)
+            async with asyncio.timeout_at(deadline):
+                return await self._answer(bytes(body), active)
+        except _TooLarge:
+            return _error(413, f"a request may have at most {self._limits.request_bytes} bytes", _CLOSE)
+        except _TooMuch:
+            return _error(503, "too much is being sent at a time; try again", _CLOSE | _LATER)
+        except BadRequest as error:
+            return _error(400, str(error))
+        except QueueFull:
+            return _error(503, "too many images are waiting; try again", _LATER)
+        except TimeoutError:
+            return _error(504, f"no answer within {self._limits.timeout:g} seconds", _CLOSE)
+        except ClientDisconnect:
+            return _error(400, "the client went away", _CLOSE)
+        finally:
+            self._active -= 1
+            self._held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Append the request's body. What is too large is thrown away as it comes, up to four times the limit, for
+        a client that is cut off while it sends does not see the answer."""
+        most = self._limits.request_bytes
+        announced = request.headers.get("content-length", "")
+        refused = announced.isdigit() and int(announced) > most
+        seen = 0
+        async for chunk in request.stream():
+            seen += len(chunk)
+            refused = refused or seen > most
+            if seen > 4 * most:
+                break
+            if not refused:
+                if self._held + len(chunk) > self._limits.held_bytes:
+                    raise _TooMuch
+                body += chunk
+                self._held += len(chunk)
+        if refused:
+            raise _TooLarge
+
+    async def _answer(self, data: bytes, active: Active) -> Response:
+        body = await self._in_thread(parse_body, data, self._limits.values)
+        name = signature_name(body)
+        signature = active.model.signatures.get(name)
+        if signature is None:
+            known = ", ".join(sorted(active.model.signatures))
+            raise BadRequest(f"no signature {name[:100]!r}; there are {known}")
+        call = await self._in_thread(parse_predict, body, signature.input, self._limits.instances)
+        del body
+        most = self._limits
+        items = await self._in_thread(signature.read, call.instances, most.image_pixels, most.request_pixels)
+        good = [item for item in items if not isinstance(item, Refusal)]
+        answers = iter(await active.batchers[name].submit(good) if good else [])
+        rows = [
+            signature.refuse(item, active.blanks[name]) if isinstance(item, Refusal) else next(answers)
+            for item in items
+        ]
+        self._metrics.unreadable.inc(sum(int(row.get(STATUS_OUTPUT, 0)) != 0 for row in rows))
+        return Response(await self._in_thread(render, rows, call.columns), media_type="application/json")
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, function, *arguments)
 
 
 class _TooLarge(Exception):
     pass
 
 
+class _TooMuch(Exception):
+    pass
+
+
 _CLOSE = {"Connection": "close"}
+_LATER = {"Retry-After": "1"}
 
 
-async def _read_body(request: Request, most: int) -> bytes:
-    """The body, given up as soon as it is known to be too large."""
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > most:
-        raise _TooLarge
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > most:
-            raise _TooLarge
-    return bytes(data)
+async def _alive(request: Request) -> Response:
+    """There is always a version that can answer: without one the server does not start."""
+    return JSONResponse({"status": "ok"})
+
+
+def _status(active: Active) -> dict[str, Any]:
+    status = {"error_code": "OK", "error_message": ""}
+    return {
+        "model_version_status": [{"version": active.model.version, "state": "AVAILABLE", "status": status}],
+    }
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _error(code: int, text: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": text}, code, headers)
 
 
+def _unauthorised() -> Response:
+    return _error(401, "a valid token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"} | _CLOSE)
+
+
 def _not_found(request: Request, error: Exception) -> Response:
-    return _error(404, "no such model, version or address here")
+    return _error(404, "no such address here")
 
 
 def _wrong_method(request: Request, error: Exception) -> Response:
-    return _error(405, "this address does not take that method")
+    return _error(405, "this address does not take that method", dict(getattr(error, "headers", None) or {}))
 
 
 def _internal_error(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -15,6 +16,8 @@ class QueueFull(RuntimeError):
 
 class Batcher:
     """Collects items and calls a function on whole batches, in a thread.
+
+    It works only while something waits, and so needs no closing.
 
     Args:
         function: from a list of items to as many results.
@@ -32,17 +35,18 @@ class Batcher:
         max_batch: int,
         max_delay: float,
         max_waiting: int,
-        observe: Callable[[int], None] = lambda size: None,
+        observe: Callable[[int], object] = lambda size: None,
     ):
         self._function, self._executor, self._observe = function, executor, observe
         self._max_batch, self._max_delay, self._max_waiting = max_batch, max_delay, max_waiting
-        self._queue: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
+        self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
+        self._enough = asyncio.Event()
         self._worker: asyncio.Task | None = None
 
     @property
     def waiting(self) -> int:
         """Items that no batch has taken yet."""
-        return self._queue.qsize()
+        return len(self._waiting)
 
     async def submit(self, items: Sequence[Any]) -> list[Any]:
         """Results of the items, in order.
@@ -53,42 +57,42 @@ class Batcher:
         """
         if self.waiting + len(items) > self._max_waiting:
             raise QueueFull
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in items]
-        for item, future in zip(items, futures, strict=True):
-            self._queue.put_nowait((item, future))
+        self._waiting.extend(zip(items, futures, strict=True))
+        if self.waiting >= self._max_batch:
+            self._enough.set()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
         try:
             return list(await asyncio.gather(*futures))
         finally:
             for future in futures:  # whoever gave up must not cost a place in a batch
                 future.cancel()
 
-    async def close(self) -> None:
-        """Stop; items that still wait are cancelled."""
-        if self._worker is not None:
-            self._worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._worker
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                await self._company()
+                batch = self._take()
+                if batch:
+                    await self._run(batch)
+        finally:
             self._worker = None
 
-    async def _work(self) -> None:
-        while True:
-            batch = await self._collect()
-            wanted = [(item, future) for item, future in batch if not future.done()]
-            if wanted:
-                await self._run(wanted)
+    async def _company(self) -> None:
+        self._enough.clear()
+        if self.waiting < self._max_batch:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._max_delay):
+                    await self._enough.wait()
 
-    async def _collect(self) -> list[tuple[Any, asyncio.Future]]:
-        batch = [await self._queue.get()]
-        deadline = asyncio.get_running_loop().time() + self._max_delay
-        while len(batch) < self._max_batch:
-            rest = deadline - asyncio.get_running_loop().time()
-            try:
-                batch.append(self._queue.get_nowait() if rest <= 0 else await asyncio.wait_for(self._queue.get(), rest))
-            except (asyncio.QueueEmpty, TimeoutError):
-                break
+    def _take(self) -> list[tuple[Any, asyncio.Future]]:
+        batch: list[tuple[Any, asyncio.Future]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
         return batch
 
     async def _run(self, batch: list[tuple[Any, asyncio.Future]]) -> None:

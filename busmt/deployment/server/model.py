@@ -1,8 +1,7 @@
-"""A SavedModel as the server needs it: versions, signatures, metadata."""
+"""One version of a SavedModel as the server needs it: signatures and metadata."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from busmt.deployment.integrity import GRAPH, check_version
+from busmt.deployment.savedmodel import ERROR_OUTPUT, STATUS_OUTPUT
 from busmt.deployment.server.rest import BadRequest
-from busmt.deployment.serving_assets import model_name
+from busmt.deployment.server.screening import Refusal, pixels, screen
 from busmt.errors import RunError
 
 
@@ -33,17 +33,25 @@ class Signature:
     text: bool
     call: Any
 
-    def read(self, instances: Sequence[Any], max_pixels: int) -> list[Any]:
-        """Instances as they came in JSON, checked: bytes, or float32 arrays of `shape`.
+    def read(self, instances: Sequence[Any], image_pixels: int, request_pixels: int) -> list[Any]:
+        """Instances as they came in JSON, checked: bytes or a `Refusal`, or float32 arrays of `shape`.
+
+        Args:
+            instances: bytes, texts, or nested lists of numbers.
+            image_pixels: most in one image; more make a `Refusal`.
+            request_pixels: most in all images that are not refused.
 
         Raises:
-            BadRequest: wrong type, shape or value, or an image with more than `max_pixels` pixels.
+            BadRequest: wrong type, shape or value, or too many pixels in all.
         """
-        if self.text:
-            return [self._read_bytes(item, position, max_pixels) for position, item in enumerate(instances)]
-        return [self._read_array(item, position) for position, item in enumerate(instances)]
+        if not self.text:
+            return [self._read_array(item, position) for position, item in enumerate(instances)]
+        items = [self._read_bytes(item, position, image_pixels) for position, item in enumerate(instances)]
+        if sum(pixels(item) for item in items if isinstance(item, bytes)) > request_pixels:
+            raise BadRequest(f"more than {request_pixels} pixels in all; send fewer images in one request")
+        return items
 
-    def run(self, items: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+    def run(self, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Outputs by name for each item of a batch."""
         import tensorflow as tf
 
@@ -51,18 +59,31 @@ class Signature:
         outputs = {name: value.numpy() for name, value in self.call(**{self.input: batch}).items()}
         return [{name: value[row] for name, value in outputs.items()} for row in range(len(items))]
 
-    def _read_bytes(self, item: Any, position: int, max_pixels: int) -> bytes:
-        data = item.encode() if isinstance(item, str) else item
+    def refuse(self, refusal: Refusal, blank: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by name for an image that the network does not get to see.
+
+        Args:
+            refusal: why.
+            blank: what the graph says of an image that cannot be read.
+        """
+        return blank | {STATUS_OUTPUT: np.int32(refusal.status), ERROR_OUTPUT: refusal.error.encode()}
+
+    def warm_up(self, batch: int) -> dict[str, Any]:
+        """Run once on one and on `batch` items that say nothing; outputs of one of them."""
+        item: Any = b"" if self.text else np.zeros(self.shape, np.float32)
+        self.run([item] * batch)
+        return self.run([item])[0]
+
+    def _read_bytes(self, item: Any, position: int, max_pixels: int) -> bytes | Refusal:
+        data = item.encode("utf-8", "replace") if isinstance(item, str) else item
         if not isinstance(data, bytes):
             raise BadRequest(f'instance {position}: expected an encoded image as {{"b64": "..."}}')
-        if _pixels(data) > max_pixels:
-            raise BadRequest(f"instance {position}: at most {max_pixels} pixels are accepted here")
-        return data
+        return screen(data, max_pixels) or data
 
     def _read_array(self, item: Any, position: int) -> np.ndarray:
         try:
             array = np.asarray(item, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise BadRequest(f"instance {position}: not an array of numbers") from error
         if array.shape != self.shape:
             raise BadRequest(f"instance {position}: shape {list(array.shape)}, expected {list(self.shape)}")
@@ -73,49 +94,36 @@ class Signature:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model.
+    """A loaded version.
 
     Attributes:
-        name, version: as in the addresses.
+        version: its number, as in the addresses.
         signatures: by name.
         metadata: `signature_def` as TensorFlow Serving prints it.
     """
 
-    name: str
     version: str
     signatures: dict[str, Signature]
     metadata: dict[str, Any]
 
     @classmethod
-    def load(cls, path: str | os.PathLike, name: str | None = None) -> ServedModel:
-        """Load the newest version in an export folder, or a version's own folder.
+    def load(cls, folder: str | os.PathLike) -> ServedModel:
+        """Load a version's folder.
 
         Raises:
-            RunError: nothing there that can be served.
+            ExportError: it is damaged, incomplete or uses operations that busmt does not run.
+            RunError: it cannot be loaded.
         """
         import tensorflow as tf
 
-        folder = _version_folder(Path(path))
+        folder = Path(folder)
+        check_version(folder)
         try:
             loaded = tf.saved_model.load(str(folder))
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            raise RunError(f"{folder}: not a SavedModel that can be loaded ({str(error).splitlines()[0]})") from error
+        except Exception as error:  # a damaged one fails in many places, each with an error of its own
+            raise RunError(f"{folder}: not a SavedModel that can be loaded ({_first_line(error)})") from error
         signatures = {key: _signature(call) for key, call in loaded.signatures.items()}
-        if not signatures:
-            raise RunError(f"{folder}: a SavedModel without signatures; write one with: busmt export RUN --to DIR")
-        version = folder.name if folder.name.isdigit() else "1"
-        parent = folder.parent if folder.name.isdigit() else folder
-        return cls(name or model_name(parent), version, signatures, _metadata(folder))
-
-
-def _version_folder(path: Path) -> Path:
-    if (path / "saved_model.pb").is_file():
-        return path.resolve()
-    versions = [entry for entry in path.iterdir() if entry.name.isdigit()] if path.is_dir() else []
-    versions = [entry for entry in versions if (entry / "saved_model.pb").is_file()]
-    if not versions:
-        raise RunError(f"{path}: no SavedModel there; write one with: busmt export RUN --to DIR --format savedmodel")
-    return max(versions, key=lambda entry: int(entry.name)).resolve()
+        return cls(folder.name if folder.name.isdigit() else "1", signatures, _metadata(folder))
 
 
 def _signature(call: Any) -> Signature:
@@ -131,7 +139,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
-    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    saved.ParseFromString((folder / GRAPH).read_bytes())
     definitions = saved.meta_graphs[0].signature_def
     return {
         name: MessageToDict(definition, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
@@ -140,12 +148,5 @@ def _metadata(folder: Path) -> dict[str, Any]:
     }
 
 
-def _pixels(data: bytes) -> int:
-    """Pixels by the header; 0 where it cannot be read, which the graph then reports for that image alone."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            return image.width * image.height
-    except Image.DecompressionBombError:
-        return 1 << 62
-    except (OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError):
-        return 0
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

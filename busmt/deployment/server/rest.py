@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 
 class BadRequest(ValueError):
@@ -21,28 +21,24 @@ class PredictRequest:
     """A predict call.
 
     Attributes:
-        signature: name of the signature.
-        instances: values of the only input, bytes already decoded from base64.
+        instances: values of the signature's only input, bytes already decoded from base64.
         columns: the call was in column form ("inputs"), and so is its answer.
     """
 
-    signature: str
     instances: list[Any]
     columns: bool
 
 
-def signature_name(body: dict[str, Any]) -> str:
-    """The signature that a request asks for."""
-    name = body.get("signature_name", "serving_default")
-    if not isinstance(name, str):
-        raise BadRequest("signature_name must be a string")
-    return name or "serving_default"
+def parse_body(data: bytes, max_values: int) -> dict[str, Any]:
+    """The JSON object of a request.
 
-
-def parse_body(data: bytes) -> dict[str, Any]:
-    """The JSON object of a request. Raises BadRequest."""
+    Raises:
+        BadRequest: not JSON, not an object, or more than about `max_values` numbers and lists in it.
+    """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > max_values:
+        raise BadRequest(f"more than {max_values} values; send encoded images to serving_bytes instead of numbers")
     try:
-        body = json.loads(data)
+        body = orjson.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the request is not valid JSON") from error
     if not isinstance(body, dict):
@@ -50,11 +46,24 @@ def parse_body(data: bytes) -> dict[str, Any]:
     return body
 
 
-def parse_predict(body: dict[str, Any], input_name: str) -> PredictRequest:
+def signature_name(body: dict[str, Any]) -> str:
+    """The signature that a request asks for."""
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise BadRequest("signature_name must be a string")
+    return name or "serving_default"
+
+
+def parse_predict(body: dict[str, Any], input_name: str, most: int) -> PredictRequest:
     """Read {"instances": [...]} or {"inputs": ...} for a signature with one input.
 
+    Args:
+        body: from `parse_body`.
+        input_name: of the signature's input.
+        most: instances.
+
     Raises:
-        BadRequest: neither or both forms, an unknown input name, base64 that is not valid, no instance.
+        BadRequest: neither or both forms, an unknown input name, base64 that is not valid, no or too many instances.
     """
     if ("instances" in body) == ("inputs" in body):
         raise BadRequest('give either "instances" (a list) or "inputs"')
@@ -62,18 +71,20 @@ def parse_predict(body: dict[str, Any], input_name: str) -> PredictRequest:
     values = _unwrap(body["inputs"], input_name) if columns else body["instances"]
     if not isinstance(values, list) or not values:
         raise BadRequest(f'"{"inputs" if columns else "instances"}" must be a list with at least one entry')
+    if len(values) > most:
+        raise BadRequest(f"{len(values)} instances; at most {most} per request")
     if not columns:
         values = [_unwrap(value, input_name) for value in values]
-    return PredictRequest(signature_name(body), [_decode(value) for value in values], columns)
+    return PredictRequest([_decode(value, position) for position, value in enumerate(values)], columns)
 
 
-def render(rows: Sequence[dict[str, np.ndarray]], columns: bool) -> bytes:
+def render(rows: Sequence[dict[str, Any]], columns: bool) -> bytes:
     """Answer of a predict call, as JSON: {"predictions": [...]} or {"outputs": {...}}."""
+    plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    content: Any = {"predictions": plain}
     if columns:
-        content: Any = {"outputs": {name: [_plain(row[name]) for row in rows] for name in rows[0]}}
-    else:
-        content = {"predictions": [{name: _plain(value) for name, value in row.items()} for row in rows]}
-    return json.dumps(content, allow_nan=False).encode()
+        content = {"outputs": {name: [row[name] for row in plain] for name in plain[0]}}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _unwrap(value: Any, input_name: str) -> Any:
@@ -84,16 +95,16 @@ def _unwrap(value: Any, input_name: str) -> Any:
     return value[input_name]
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, position: int) -> Any:
     if isinstance(value, dict) and set(value) == {"b64"}:
         try:
             return base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
-            raise BadRequest("b64: not valid base64") from error
+            raise BadRequest(f"instance {position}: b64 is not valid base64") from error
     return value
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return value.tolist() if hasattr(value, "tolist") else value
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value

@@ -18,10 +18,11 @@ CLASSES = ("normal", "benign", "malignant")
 OPTIONS = [("grpc.max_receive_message_length", 64 * 2**20), ("grpc.max_send_message_length", 64 * 2**20)]
 
 
-def predict(images: list[bytes], address: str, timeout: float = 60.0) -> dict:
-    """Arrays by output name, one row per image."""
+def predict(images: list[bytes], address: str, model: str = "@NAME@", timeout: float = 60.0) -> dict:
+    """Arrays by output name, one row per image. Look at "status" first: not 0 means that the image in that row could
+    not be read, "error" says why, and nothing else in the row means anything."""
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = "@NAME@"
+    request.model_spec.name = model
     request.model_spec.signature_name = "serving_bytes"
     request.inputs["encoded"].CopyFrom(tf.make_tensor_proto(images))
     with grpc.insecure_channel(address, options=OPTIONS) as channel:
@@ -33,8 +34,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+")
     parser.add_argument("--address", default="127.0.0.1:8500")
+    parser.add_argument("--model", default="@NAME@", help="name under which the model is served")
     arguments = parser.parse_args()
-    answers = predict([Path(path).read_bytes() for path in arguments.images], arguments.address)
+    try:
+        images = [Path(path).read_bytes() for path in arguments.images]
+        answers = predict(images, arguments.address, arguments.model)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except grpc.RpcError as error:
+        print(f"{arguments.address}: {error.code().name}: {error.details()}", file=sys.stderr)
+        return 2
     for row, path in enumerate(arguments.images):
         if answers["status"][row]:
             print(f"{path}: {answers['error'][row].decode()}", file=sys.stderr)

@@ -2,7 +2,7 @@
 # Serves the folder above this one: REST on 8501, gRPC on 8500, both on this machine only.
 set -eu
 export_folder=$(cd "$(dirname "$0")/.." && pwd)
-exec docker run --rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+exec docker run --rm --user "$(id -u):$(id -g)" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
   -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 \
   -v "$export_folder:/models/@NAME@:ro" \
   --entrypoint tensorflow_model_server @IMAGE@ \
