@@ -12,10 +12,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SWITCHES = (
@@ -250,8 +252,39 @@ def chromium() -> Iterator[Chromium]:
             outside.stop()
 
 
-def upload(page: Page, name: str, content: bytes, call: Callable[[str], str]) -> Any:
-    """Run a script on a file made in the page: `call` gets the name of its variable."""
-    data = base64.b64encode(content).decode()
-    make = f"new File([Uint8Array.from(atob('{data}'), (c) => c.charCodeAt(0))], {name!r})"
-    return page.run(f"(async () => {{ const file = {make}; return {call('file')}; }})()")
+_ANALYSE = """
+(async () => {
+  const file = new File([Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0))], %s);
+  const { image, answer } = await busmt.analyse(file);
+  const pack = (bytes) => {
+    let text = "";
+    for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+    return btoa(text);
+  };
+  const { label, probabilities, refer } = answer;
+  const { height, width, spacing } = image;
+  return { label, probabilities, refer, height, width, spacing, grey: pack(image.grey), mask: pack(answer.mask) };
+})()
+"""
+
+
+def analyse(page: Page, name: str, content: bytes) -> dict[str, Any]:
+    """What the app makes of a file: its answer, with `grey` (H, W), uint8, and `mask` (H, W), bool."""
+    found = page.run(_ANALYSE % (base64.b64encode(content).decode(), json.dumps(name)))
+    for part in ("grey", "mask"):
+        levels = np.frombuffer(base64.b64decode(found[part]), np.uint8)
+        found[part] = levels.reshape(found["height"], found["width"])
+    return found | {"mask": found["mask"] > 0}
+
+
+@contextmanager
+def opened(site: Path) -> Iterator[tuple[Page, Server]]:
+    """The app in a browser, loaded and kept for offline use."""
+    with chromium() as browser:
+        server = Server(site)
+        try:
+            page = browser.open(server.url)
+            page.wait("document.body.dataset.ready && document.body.dataset.offline")
+            yield page, server
+        finally:
+            server.stop()

@@ -7,7 +7,7 @@ import { strings } from "./src/strings.js";
 const OUT = process.argv[2] ?? "app";
 const LITERT = "node_modules/@litertjs/core/wasm/litert_wasm_compat_internal";
 const COPIED = ["index.html", "app.css", "icon.svg", "icon-180.png", "icon-192.png", "icon-512.png", "sw.js"];
-const BUNDLED = ["@litertjs/core", "@litertjs/wasm-utils", "dicom-parser", "fast-png", "fflate", "iobuffer"];
+const BUNDLED = ["@litertjs/core", "@litertjs/wasm-utils", "dicom-parser"];
 
 rmSync(OUT, { recursive: true, force: true });
 mkdirSync(`${OUT}/wasm`, { recursive: true });

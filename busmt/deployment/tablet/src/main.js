@@ -23,9 +23,16 @@ async function open(file) {
     tell(strings.done);
   } catch (error) {
     if (!(error instanceof Unusable)) console.error(error);
+    showNothing(); // an earlier answer must not be taken for that of this file
     tell(error instanceof Unusable ? error.message : strings.errors.unexpected(file.name), true);
   }
   busy(false);
+}
+
+function showNothing() {
+  setMode(null);
+  $("empty").hidden = false;
+  $("picture").hidden = $("result").hidden = $("tools").hidden = true;
 }
 
 function showAnswer() {

@@ -18,15 +18,25 @@ export async function readImage(file) {
 
 async function decode(bytes, file) {
   if (isDicom(bytes)) return readDicom(bytes, file.name);
-  if (!PNG.every((value, i) => bytes[i] === value)) return readPicture(bytes, file);
-  if (bytes.length < 33) throw new Unusable(strings.errors.damaged(file.name));
-  const { width, height, depth } = pngHeader(bytes);
-  if (depth > 8) throw new Unusable(strings.errors.deep(file.name));
-  if (width * height > MAX_PIXELS) throw new Unusable(strings.errors.large(file.name));
+  if (PNG.every((value, i) => bytes[i] === value)) return readPortable(bytes, file.name);
+  return readPicture(bytes, file);
+}
+
+async function readPortable(bytes, name) {
+  let header;
   try {
-    return readPng(bytes);
+    header = pngHeader(bytes);
   } catch {
-    throw new Unusable(strings.errors.damaged(file.name));
+    throw new Unusable(strings.errors.damaged(name));
+  }
+  const { width, height } = header;
+  if (header.depth > 8) throw new Unusable(strings.errors.deep(name));
+  if (header.frames > 1) throw new Unusable(strings.errors.frames(name));
+  if (width * height > MAX_PIXELS) throw new Unusable(strings.errors.large(name));
+  try {
+    return { grey: await readPng(header), height, width };
+  } catch {
+    throw new Unusable(strings.errors.damaged(name));
   }
 }
 
