@@ -11,12 +11,13 @@ export async function analyse(file, card, forward) {
   const label = card.classes[probabilities.indexOf(Math.max(...probabilities))];
   const mask = restoreMask(outputs.mask, box, card.mask_threshold);
   const attention = outputs.attention ? { map: outputs.attention, box } : null;
-  return { image, answer: { label, probabilities, mask, refer: isReferred(label, probabilities, card), attention } };
+  return { image, answer: { label, probabilities, mask, refer: isReferred(probabilities, card), attention } };
 }
 
 /** As busmt.evaluation.calibration.is_referred: not called malignant, yet too probable to be left; null without a rule. */
-function isReferred(label, probabilities, card) {
-  const threshold = card.referral_threshold;
+export function isReferred(probabilities, card) {
+  const threshold = card.referral_threshold, malignant = card.classes.indexOf("malignant");
   if (threshold === null || threshold === undefined) return null;
-  return label !== "malignant" && probabilities[card.classes.indexOf("malignant")] >= Math.fround(threshold);
+  const called = probabilities.indexOf(Math.max(...probabilities)) === malignant;
+  return !called && probabilities[malignant] >= Math.fround(threshold); // numpy compares in 32 bits, too
 }

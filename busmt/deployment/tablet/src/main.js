@@ -1,5 +1,5 @@
 // The page: buttons, texts, saving and sharing.
-import { analyse } from "./analyse.js";
+import { analyse, isReferred } from "./analyse.js";
 import { Editor } from "./editor.js";
 import { lockPage } from "./lock.js";
 import { parts, toRuns } from "./mask.js";
@@ -249,5 +249,5 @@ async function start() {
 }
 
 /** For tests and for comparisons with Python: a File or Blob to {image, answer}. */
-window.busmt = { analyse: (file) => analyse(file, state.card, state.forward) };
+window.busmt = { analyse: (file) => analyse(file, state.card, state.forward), isReferred };
 start();
