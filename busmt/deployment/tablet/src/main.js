@@ -70,9 +70,10 @@ function sizeLines() {
   const found = parts(editor.mask, state.image.width);
   if (!found.length) return [strings.noLesion];
   const total = found.reduce((sum, part) => sum + part.area, 0);
-  const lines = found.length > 1 ? [strings.sizeParts(found.length, total)] : [];
+  const several = found.length > 1;
+  const lines = several ? [strings.sizeParts(found.length, total)] : [];
   const millimetres = inMillimetres(found[0]);
-  lines.push(strings.sizePixels(found[0].area, found[0].width, found[0].height));
+  lines.push(strings.sizePixels(several ? strings.largestPart : strings.lesion, found[0].area, found[0].width, found[0].height));
   if (!millimetres) return [...lines, strings.noSpacing];
   return [...lines, strings.sizeMillimetres(millimetres.area, millimetres.width, millimetres.height)];
 }
@@ -138,7 +139,7 @@ function record() {
 async function pictureFile() {
   const { label, probabilities } = state.answer;
   const share = strings.probability(Math.max(...probabilities));
-  const lines = [strings.caption(strings.classes[label], share, editor.corrected), sizeLines().join(", "), strings.notice];
+  const lines = [strings.caption(strings.classes[label], share, editor.corrected), ...sizeLines(), strings.notice];
   return new File([await savedPicture(editor.scene, lines)], `${stem()}_overlay.png`, { type: "image/png" });
 }
 
@@ -171,6 +172,7 @@ async function share() {
 function tell(text, wrong = false) {
   $("status").textContent = text;
   $("status").dataset.wrong = String(wrong);
+  $("problem").textContent = wrong ? text : "";
 }
 
 function busy(value) {
