@@ -1,47 +1,53 @@
-// The picture with its outline, and freehand correction of the mask with undo.
+// The picture on the screen, and freehand correction of its mask with undo.
+import { fromRuns, toRuns } from "./mask.js";
+import { attentionLayer, greyLayer, outlinePath, paint } from "./picture.js";
 
-const OUTLINE = "#e69f00"; // orange of the colour-blind-safe palette of Okabe and Ito
-const UNDO_STEPS = 30;
+const UNDO_STEPS = 50;
 
 export class Editor {
+  mode = null; // null, "add" or "erase"
+  image = null;
+  #queued = false;
+
+  /** `onChange` is called after the mask has changed. */
   constructor(canvas, onChange) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     this.onChange = onChange;
-    this.mode = null; // null, "add" or "erase"
-    this.pen = null;
-    this.image = null;
     canvas.addEventListener("pointerdown", (event) => this.#start(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", () => this.#end());
     canvas.addEventListener("pointercancel", () => this.#end());
     canvas.addEventListener("keydown", (event) => this.#key(event));
+    new ResizeObserver(() => this.#fit()).observe(canvas.parentElement);
   }
 
   show(image, mask) {
     this.image = image;
-    this.canvas.width = image.width;
-    this.canvas.height = image.height;
     this.model = mask;
     this.mask = mask.slice();
+    this.corrected = false;
     this.history = [];
-    this.attention = null;
-    this.pen = { x: image.width >> 1, y: image.height >> 1 };
-    this.draw();
+    this.radius = Math.max(2, Math.max(image.width, image.height) / 60);
+    this.pen = { x: image.width / 2, y: image.height / 2 };
+    this.scene = { width: image.width, height: image.height, grey: greyLayer(image), attention: null };
+    this.#changed();
+    this.#fit();
   }
 
-  get corrected() {
-    return this.mask.some((value, i) => value !== this.model[i]);
+  setMode(mode) {
+    this.mode = mode;
+    this.redraw();
   }
 
-  setAttention(map) {
-    this.attention = map;
-    this.draw();
+  setAttention(attention) {
+    this.scene.attention = attention && attentionLayer(attention);
+    this.redraw();
   }
 
   undo() {
     const last = this.history.pop();
-    if (last) this.#replace(last);
+    if (last) this.#replace(fromRuns(last, this.mask.length));
   }
 
   reset() {
@@ -50,58 +56,34 @@ export class Editor {
     this.#replace(this.model.slice());
   }
 
-  draw() {
-    const { width, height, grey } = this.image;
-    const pixels = this.context.createImageData(width, height);
-    for (let i = 0; i < grey.length; i++) {
-      const heat = this.attention ? this.attention[i] : 0;
-      pixels.data[4 * i] = grey[i] * (1 - 0.6 * heat) + 86 * 0.6 * heat;
-      pixels.data[4 * i + 1] = grey[i] * (1 - 0.6 * heat) + 180 * 0.6 * heat;
-      pixels.data[4 * i + 2] = grey[i] * (1 - 0.6 * heat) + 233 * 0.6 * heat;
-      pixels.data[4 * i + 3] = 255;
-    }
-    this.context.putImageData(pixels, 0, 0);
-    this.#outline(Math.max(2, Math.round(Math.max(width, height) / 250)));
-    if (this.mode) this.#drawPen();
+  /** Once per frame, however many events ask for it. */
+  redraw() {
+    if (this.#queued || !this.image) return;
+    this.#queued = true;
+    requestAnimationFrame(() => {
+      this.#queued = false;
+      if (!this.scene.outline) this.scene.outline = outlinePath(this.mask, this.image.width, this.image.height);
+      this.scene.pen = this.mode ? { ...this.pen, radius: this.radius } : null;
+      paint(this.context, this.scene, this.canvas.width, this.canvas.height, 2.5 * devicePixelRatio);
+    });
   }
 
-  /** Edges between lesion and tissue, so that the tissue on both sides stays visible. */
-  #outline(thickness) {
-    const { width, height } = this.image;
-    const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && this.mask[y * width + x];
-    this.context.beginPath();
-    for (let y = 0; y <= height; y++) {
-      for (let x = 0; x <= width; x++) {
-        if (y < height && inside(x - 1, y) !== inside(x, y) && (inside(x - 1, y) || inside(x, y))) {
-          this.context.moveTo(x, y);
-          this.context.lineTo(x, y + 1);
-        }
-        if (x < width && inside(x, y - 1) !== inside(x, y) && (inside(x, y - 1) || inside(x, y))) {
-          this.context.moveTo(x, y);
-          this.context.lineTo(x + 1, y);
-        }
-      }
-    }
-    this.context.lineWidth = thickness;
-    this.context.lineCap = "round";
-    this.context.strokeStyle = OUTLINE;
-    this.context.stroke();
-  }
-
-  #drawPen() {
-    this.context.beginPath();
-    this.context.arc(this.pen.x, this.pen.y, this.#radius(), 0, 2 * Math.PI);
-    this.context.lineWidth = 2;
-    this.context.strokeStyle = "#fff";
-    this.context.stroke();
-  }
-
-  #radius() {
-    return Math.max(3, Math.max(this.image.width, this.image.height) / 60);
+  /** As large as the stage allows, sharp on every screen. */
+  #fit() {
+    if (!this.image) return;
+    const style = getComputedStyle(this.canvas.parentElement);
+    const room = (side, first, last) => this.canvas.parentElement[side] - parseFloat(style[first]) - parseFloat(style[last]);
+    const across = room("clientWidth", "paddingLeft", "paddingRight") / this.image.width;
+    const scale = Math.min(across, room("clientHeight", "paddingTop", "paddingBottom") / this.image.height);
+    const [width, height] = [Math.max(1, this.image.width * scale), Math.max(1, this.image.height * scale)];
+    Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
+    this.canvas.width = Math.round(width * devicePixelRatio);
+    this.canvas.height = Math.round(height * devicePixelRatio);
+    this.redraw();
   }
 
   #start(event) {
-    if (!this.mode || !this.image) return;
+    if (!this.mode || !event.isPrimary) return;
     this.canvas.setPointerCapture(event.pointerId);
     this.path = [this.#place(event)];
     this.#remember();
@@ -109,38 +91,46 @@ export class Editor {
   }
 
   #move(event) {
-    if (!this.path) return;
-    const place = this.#place(event);
-    this.#stroke(this.path.at(-1), place);
-    this.path.push(place);
+    if (!this.path || !event.isPrimary) return;
+    const events = event.getCoalescedEvents?.() ?? []; // all places since the last frame, where the browser tells them
+    for (const place of (events.length ? events : [event]).map((single) => this.#place(single))) {
+      this.#stroke(this.path.at(-1), place);
+      this.path.push(place);
+    }
   }
 
-  /** A closed stroke that adds fills what it surrounds. */
+  /** A closed stroke fills what it surrounds. */
   #end() {
     if (!this.path) return;
     const [first, last] = [this.path[0], this.path.at(-1)];
-    if (this.mode === "add" && this.path.length > 8 && Math.hypot(first.x - last.x, first.y - last.y) < 4 * this.#radius()) {
-      this.#fill(this.path);
-    }
+    const far = this.path.some((place) => Math.hypot(place.x - first.x, place.y - first.y) > 4 * this.radius);
+    if (far && Math.hypot(first.x - last.x, first.y - last.y) < 3 * this.radius) this.#fill(this.path);
     this.path = null;
-    this.onChange();
+    this.#changed();
   }
 
+  /** What lies within a closed path, line by line (even-odd rule). */
   #fill(path) {
-    const { width, height } = this.image;
-    const layer = new OffscreenCanvas(width, height).getContext("2d");
-    layer.beginPath();
-    path.forEach((place) => layer.lineTo(place.x, place.y));
-    layer.closePath();
-    layer.fill();
-    const { data } = layer.getImageData(0, 0, width, height);
-    for (let i = 0; i < this.mask.length; i++) if (data[4 * i + 3] > 127) this.mask[i] = 1;
-    this.draw();
+    const { width, height } = this.image, value = this.mode === "add" ? 1 : 0;
+    const low = Math.max(0, Math.floor(Math.min(...path.map((place) => place.y))));
+    const high = Math.min(height - 1, Math.ceil(Math.max(...path.map((place) => place.y))));
+    for (let y = low; y <= high; y++) {
+      const crossings = [];
+      path.forEach((a, i) => {
+        const b = path[(i + 1) % path.length], line = y + 0.5;
+        if (a.y <= line !== b.y <= line) crossings.push(a.x + ((line - a.y) / (b.y - a.y)) * (b.x - a.x));
+      });
+      crossings.sort((a, b) => a - b);
+      for (let i = 0; i + 1 < crossings.length; i += 2) {
+        const from = Math.max(0, Math.round(crossings[i])), to = Math.min(width, Math.round(crossings[i + 1]));
+        if (to > from) this.mask.fill(value, y * width + from, y * width + to);
+      }
+    }
   }
 
   #stroke(from, to) {
-    const { width, height } = this.image;
-    const radius = this.#radius(), value = this.mode === "add" ? 1 : 0;
+    const { width, height } = this.image, radius = this.radius;
+    const value = this.mode === "add" ? 1 : 0;
     const steps = Math.max(1, Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / (radius / 2)));
     for (let step = 0; step <= steps; step++) {
       const x0 = from.x + ((to.x - from.x) * step) / steps, y0 = from.y + ((to.y - from.y) * step) / steps;
@@ -151,25 +141,25 @@ export class Editor {
       }
     }
     this.pen = to;
-    this.draw();
+    this.scene.outline = null;
+    this.redraw();
   }
 
   #key(event) {
-    if (!this.mode || !this.image) return;
-    const step = event.shiftKey ? 1 : this.#radius();
+    if (!this.mode) return;
+    const step = event.shiftKey ? 1 : this.radius;
     const shift = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-    if (shift) {
-      this.pen.x = Math.min(Math.max(this.pen.x + shift[0], 0), this.image.width - 1);
-      this.pen.y = Math.min(Math.max(this.pen.y + shift[1], 0), this.image.height - 1);
-      this.draw();
-    } else if (event.key === " ") {
-      this.#remember();
-      this.#stroke({ ...this.pen }, { ...this.pen });
-      this.onChange();
-    } else {
-      return;
-    }
+    if (!shift && event.key !== " ") return;
     event.preventDefault();
+    if (shift) {
+      const within = (value, side) => Math.min(Math.max(value, 0), side - 1);
+      this.pen = { x: within(this.pen.x + shift[0], this.image.width), y: within(this.pen.y + shift[1], this.image.height) };
+      this.redraw();
+    } else if (!this.path) {
+      this.#remember();
+      this.#stroke(this.pen, this.pen);
+      this.#changed();
+    }
   }
 
   #place(event) {
@@ -181,13 +171,19 @@ export class Editor {
   }
 
   #remember() {
-    this.history.push(this.mask.slice());
+    this.history.push(toRuns(this.mask));
     if (this.history.length > UNDO_STEPS) this.history.shift();
   }
 
   #replace(mask) {
     this.mask = mask;
-    this.draw();
+    this.#changed();
+  }
+
+  #changed() {
+    this.corrected = this.mask.some((value, i) => value !== this.model[i]);
+    this.scene.outline = null;
+    this.redraw();
     this.onChange();
   }
 }

@@ -1,14 +1,18 @@
-// From pixels to the network's input and back: the same arithmetic as busmt/data/images.py.
+// From grey pixels to the network's input and back: the same arithmetic as busmt/data/images.py.
 
 export const MIN_SIDE = 16;
 export const MAX_PIXELS = 50_000_000;
 
-/** RGBA bytes to grey levels 0..255, rounded as libjpeg's luma; grey pixels stay exactly as they are. */
+/** Colour to grey as the training pipeline's PNG decoder does it: whole-number weights, cut off; grey stays as it is. */
+export const luma = (r, g, b) => (r === g && g === b ? r : (9797 * r + 19234 * g + 3737 * b) >> 15);
+
+/** RGBA bytes to grey levels 0..255; what is transparent becomes black, as in training. */
 export function toGrey(rgba) {
   const grey = new Uint8Array(rgba.length / 4);
   for (let i = 0, j = 0; i < grey.length; i++, j += 4) {
-    const r = rgba[j], g = rgba[j + 1], b = rgba[j + 2];
-    grey[i] = r === g && g === b ? r : (19595 * r + 38470 * g + 7471 * b + 32768) >> 16;
+    const a = rgba[j + 3];
+    const level = a === 255 ? (c) => rgba[j + c] : (c) => Math.round((rgba[j + c] * a) / 255);
+    grey[i] = luma(level(0), level(1), level(2));
   }
   return grey;
 }
@@ -32,8 +36,8 @@ export function toInput(grey, box) {
     for (let x = 0; x < box.innerWidth; x++) {
       const { first, values } = across[x];
       let sum = 0;
-      for (let k = 0; k < values.length; k++) sum += (grey[y * box.width + first + k] / 255) * values[k];
-      rows[y * box.innerWidth + x] = sum;
+      for (let k = 0; k < values.length; k++) sum += grey[y * box.width + first + k] * values[k];
+      rows[y * box.innerWidth + x] = sum / 255;
     }
   }
   const square = new Float32Array(box.size * box.size);
@@ -101,19 +105,4 @@ export function restoreMask(map, box, threshold) {
     mask[row * box.width + place(peak % box.size, box.left, box.innerWidth, box.width)] = 1;
   }
   return mask;
-}
-
-/** Area and bounding box of a mask, pixels; null where it is empty. */
-export function measure(mask, width) {
-  let area = 0, left = width, right = -1, top = -1, bottom = -1;
-  for (let i = 0; i < mask.length; i++) {
-    if (!mask[i]) continue;
-    const x = i % width;
-    area++;
-    left = Math.min(left, x);
-    right = Math.max(right, x);
-    bottom = (i - x) / width;
-    if (top < 0) top = bottom;
-  }
-  return area ? { area, left, top, width: right - left + 1, height: bottom - top + 1 } : null;
 }

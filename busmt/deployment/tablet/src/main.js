@@ -1,81 +1,108 @@
+// The page: buttons, texts, saving and sharing.
+import { analyse, isReferred } from "./analyse.js";
 import { Editor } from "./editor.js";
-import { letterbox, measure, restore, restoreMask, toInput } from "./image.js";
+import { lockPage } from "./lock.js";
+import { parts, toRuns } from "./mask.js";
 import { loadModel } from "./model.js";
-import { readImage } from "./read.js";
+import { savedPicture } from "./picture.js";
 import { strings } from "./strings.js";
+import { Unusable } from "./unusable.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { card: null, forward: null, image: null, answer: null };
 const editor = new Editor($("picture"), () => showSize());
 
-/** Everything from a file to the answer; the tests call it, too. */
-export async function analyse(file) {
-  const image = await readImage(file);
-  const box = letterbox(image.height, image.width, state.card.input.size);
-  const outputs = await state.forward(toInput(image.grey, box));
-  const probabilities = Array.from(outputs.label);
-  const label = state.card.classes[probabilities.indexOf(Math.max(...probabilities))];
-  const mask = restoreMask(outputs.mask, box, state.card.mask_threshold);
-  const rule = state.card.referral_threshold;
-  const malignant = probabilities[state.card.classes.indexOf("malignant")];
-  const refer = rule === null || rule === undefined ? null : malignant >= rule;
-  const attention = outputs.attention ? restore(outputs.attention, box) : null;
-  return { image, answer: { label, probabilities, mask, refer, attention } };
-}
-
 async function open(file) {
   if (!file) return;
   busy(true);
   tell(strings.working);
+  await new Promise((resolve) => setTimeout(resolve, 30)); // lets the text appear: the model then keeps the page busy
   try {
-    Object.assign(state, await analyse(file));
-    editor.show(state.image, state.answer.mask);
-    setMode(null);
-    $("attention").setAttribute("aria-pressed", "false");
+    Object.assign(state, await analyse(file, state.card, state.forward));
     showAnswer();
     tell(strings.done);
   } catch (error) {
-    tell(error.message, true);
+    if (!(error instanceof Unusable)) console.error(error);
+    showNothing(); // an earlier answer must not be taken for that of this file
+    tell(error instanceof Unusable ? error.message : strings.errors.unexpected(file.name), true);
   }
   busy(false);
 }
 
+function showNothing() {
+  setMode(null);
+  $("empty").hidden = false;
+  $("picture").hidden = $("result").hidden = $("tools").hidden = true;
+}
+
 function showAnswer() {
-  const { label, probabilities, refer, attention } = state.answer;
+  const { label, probabilities, mask, attention } = state.answer;
   $("empty").hidden = true;
   $("picture").hidden = $("result").hidden = $("tools").hidden = false;
-  $("class").textContent = strings.classes[label];
-  $("class").dataset.label = label;
-  $("probability").textContent = strings.probability(Math.max(...probabilities));
-  const rows = state.card.classes.map((name, i) => {
-    const row = document.createElement("li");
-    const bar = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: probabilities[i] });
-    bar.setAttribute("aria-label", strings.classes[name]);
-    row.append(`${strings.classes[name]} ${strings.probability(probabilities[i])}`, bar);
-    return row;
-  });
-  $("probabilities").replaceChildren(...rows);
-  $("refer").textContent = refer === null ? strings.noRule : refer ? strings.refer : strings.noRefer;
-  $("refer").dataset.refer = String(refer);
+  editor.show(state.image, mask);
+  setMode(null);
+  showAttention(false);
   $("attention").hidden = !attention;
-  showSize();
+  $("class").textContent = strings.classes[label];
+  $("probability").textContent = strings.probability(Math.max(...probabilities));
+  $("probabilities").replaceChildren(...state.card.classes.map((name, i) => bar(strings.classes[name], probabilities[i])));
+  const [text, alarm] = referral();
+  $("refer").textContent = text;
+  $("refer").dataset.alarm = String(alarm);
+}
+
+function bar(name, probability) {
+  const row = document.createElement("li");
+  const meter = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: probability });
+  meter.setAttribute("aria-label", name);
+  row.append(`${name} ${strings.probability(probability)}`, meter);
+  return row;
+}
+
+function referral() {
+  const { label, refer } = state.answer;
+  if (label === "malignant") return [strings.referMalignant, true];
+  return refer === null ? [strings.noRule, false] : refer ? [strings.refer, true] : [strings.noRefer, false];
+}
+
+/** Size of the whole and, where the outline has several parts, of the largest. */
+function sizeLines() {
+  const found = parts(editor.mask, state.image.width);
+  if (!found.length) return [strings.noLesion];
+  const total = found.reduce((sum, part) => sum + part.area, 0);
+  const several = found.length > 1;
+  const lines = several ? [strings.sizeParts(found.length, total)] : [];
+  const millimetres = inMillimetres(found[0]);
+  lines.push(strings.sizePixels(several ? strings.largestPart : strings.lesion, found[0].area, found[0].width, found[0].height));
+  if (!millimetres) return [...lines, strings.noSpacing];
+  return [...lines, strings.sizeMillimetres(millimetres.area, millimetres.width, millimetres.height)];
+}
+
+function inMillimetres(size) {
+  const spacing = state.image.spacing;
+  if (!spacing) return null;
+  const { row, column } = spacing;
+  return { area: size.area * row * column, width: size.width * column, height: size.height * row };
 }
 
 function showSize() {
-  const size = measure(editor.mask, state.image.width);
-  const spacing = state.image.spacing;
-  const lines = size ? [strings.sizePixels(size.area, size.width, size.height)] : [strings.noLesion];
-  if (size && spacing) {
-    const area = size.area * spacing.row * spacing.column;
-    lines.push(strings.sizeMillimetres(area, size.width * spacing.column, size.height * spacing.row));
-  }
-  if (editor.corrected) lines.push(strings.corrected);
-  $("size").textContent = lines.join(" · ");
+  const { label, probabilities } = state.answer;
+  const lines = sizeLines();
+  $("size").textContent = lines.join("\n");
+  $("corrected").textContent = editor.corrected ? strings.corrected : "";
   $("undo").disabled = !editor.history.length;
+  $("reset").disabled = !editor.corrected;
+  const share = strings.probability(Math.max(...probabilities));
+  $("picture").setAttribute("aria-label", strings.picture(strings.classes[label], share, lines.join(", ")));
+}
+
+function showAttention(shown) {
+  $("attention").setAttribute("aria-pressed", String(shown));
+  $("legend").hidden = !shown;
+  editor.setAttention(shown ? state.answer.attention : null);
 }
 
 function setMode(mode) {
-  editor.mode = mode;
   $("edit").textContent = mode ? strings.drawDone : strings.draw;
   $("edit").setAttribute("aria-pressed", String(Boolean(mode)));
   for (const name of ["add", "erase"]) {
@@ -83,70 +110,60 @@ function setMode(mode) {
     $(name).setAttribute("aria-pressed", String(mode === name));
   }
   $("help").hidden = $("undo").hidden = $("reset").hidden = !mode;
+  for (const id of ["save-picture", "save-data"]) $(id).hidden = Boolean(mode);
+  $("share").hidden = Boolean(mode) || !navigator.share;
   $("picture").dataset.mode = mode ?? "";
-  if (state.image) editor.draw();
+  editor.setMode(mode);
 }
 
 function record() {
   const { label, probabilities, refer } = state.answer;
-  const size = measure(editor.mask, state.image.width);
+  const { name, height, width, spacing } = state.image;
+  const { card } = state;
+  const lesions = parts(editor.mask, width).map((part) => ({ pixels: part, millimetres: inMillimetres(part) }));
   return {
-    image: state.image.name,
-    height: state.image.height,
-    width: state.image.width,
-    spacing_mm: state.image.spacing,
-    model: { name: state.card.name, busmt: state.card.busmt, variant: state.card.variant, sha256: state.card.model_sha256 },
-    label,
-    probabilities: Object.fromEntries(state.card.classes.map((name, i) => [name, probabilities[i]])),
-    refer,
-    lesion: size,
-    corrected: editor.corrected,
-    mask_runs: runs(editor.mask),
+    schema: "busmt-tablet",
     notice: strings.notice,
+    time: new Date().toISOString(),
+    image: { name, height, width, spacing_mm: spacing },
+    model: { name: card.name, busmt: card.busmt, variant: card.variant, sha256: card.model_sha256 },
+    label,
+    probabilities: Object.fromEntries(card.classes.map((name, i) => [name, probabilities[i]])),
+    refer,
+    lesions,
+    corrected: editor.corrected,
+    mask_runs: toRuns(editor.mask),
   };
 }
 
-/** Run lengths of the mask in row order, beginning with the background. */
-function runs(mask) {
-  const lengths = [];
-  let value = 0, length = 0;
-  for (const pixel of mask) {
-    if (pixel !== value) {
-      lengths.push(length);
-      [value, length] = [pixel, 0];
-    }
-    length++;
-  }
-  return [...lengths, length];
+async function pictureFile() {
+  const { label, probabilities } = state.answer;
+  const share = strings.probability(Math.max(...probabilities));
+  const lines = [strings.caption(strings.classes[label], share, editor.corrected), ...sizeLines(), strings.notice];
+  return new File([await savedPicture(editor.scene, lines)], `${stem()}_overlay.png`, { type: "image/png" });
 }
 
-async function results() {
-  const pen = editor.mode;
-  editor.mode = null;
-  editor.draw();
-  const picture = await new Promise((resolve) => $("picture").toBlob(resolve, "image/png"));
-  editor.mode = pen;
-  editor.draw();
-  const stem = state.image.name.replace(/\.[^.]*$/, "");
-  const data = new Blob([JSON.stringify(record(), null, 2)], { type: "application/json" });
-  return [
-    new File([picture], `${stem}_overlay.png`, { type: "image/png" }),
-    new File([data], `${stem}.json`, { type: "application/json" }),
-  ];
+function dataFile() {
+  return new File([JSON.stringify(record(), null, 2)], `${stem()}.json`, { type: "application/json" });
 }
+
+const stem = () => state.image.name.replace(/\.[^.]*$/, "");
 
 function save(file) {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  tell(strings.saved);
+  tell(strings.saved(file.name));
 }
 
+/** Both files where the device shares JSON; else the picture is shared and the data are saved. */
 async function share() {
-  const files = await results();
-  const shareable = navigator.canShare?.({ files }) ? files : files.slice(0, 1);
+  const picture = await pictureFile(), data = dataFile();
+  const files = [picture, data];
+  const both = Boolean(navigator.canShare?.({ files }));
   try {
-    await navigator.share({ files: shareable, title: strings.title });
+    await navigator.share({ files: both ? files : [picture], title: strings.title });
+    if (!both) save(data);
   } catch (error) {
     if (error.name !== "AbortError") files.forEach(save);
   }
@@ -155,6 +172,7 @@ async function share() {
 function tell(text, wrong = false) {
   $("status").textContent = text;
   $("status").dataset.wrong = String(wrong);
+  $("problem").textContent = wrong ? text : "";
 }
 
 function busy(value) {
@@ -162,53 +180,76 @@ function busy(value) {
   for (const id of ["photo", "file"]) $(id).disabled = value;
 }
 
+function keys(event) {
+  if (!editor.mode || event.target.tagName === "INPUT") return;
+  const key = event.key.toLowerCase();
+  if (key === "escape") setMode(null);
+  else if (key === "z") editor.undo();
+  else if (!event.ctrlKey && !event.metaKey && key === "a") setMode("add");
+  else if (!event.ctrlKey && !event.metaKey && key === "e") setMode("erase");
+}
+
 function wire() {
+  document.documentElement.lang = strings.language;
+  document.title = strings.title;
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = strings[element.dataset.text];
   for (const id of ["photo", "file"]) {
-    $(id).addEventListener("change", () => {
-      open($(id).files[0]);
+    $(id).addEventListener("change", async () => {
+      await open($(id).files[0]);
       $(id).value = "";
     });
   }
   $("edit").addEventListener("click", () => {
     setMode(editor.mode ? null : "add");
-    if (editor.mode) $("picture").focus();
+    if (editor.mode) $("picture").focus({ preventScroll: true });
   });
   for (const name of ["add", "erase"]) $(name).addEventListener("click", () => setMode(name));
   $("undo").addEventListener("click", () => editor.undo());
   $("reset").addEventListener("click", () => editor.reset());
-  $("attention").addEventListener("click", () => {
-    const shown = $("attention").getAttribute("aria-pressed") !== "true";
-    $("attention").setAttribute("aria-pressed", String(shown));
-    editor.setAttention(shown ? state.answer.attention : null);
-  });
-  $("save-picture").addEventListener("click", async () => save((await results())[0]));
-  $("save-data").addEventListener("click", async () => save((await results())[1]));
+  $("attention").addEventListener("click", () => showAttention($("attention").getAttribute("aria-pressed") !== "true"));
+  $("save-picture").addEventListener("click", async () => save(await pictureFile()));
+  $("save-data").addEventListener("click", () => save(dataFile()));
   $("share").addEventListener("click", share);
-  $("share").hidden = !navigator.share;
-  document.addEventListener("keydown", (event) => {
-    if (!editor.mode) return;
-    if (event.key === "Escape") setMode(null);
-    if (event.key.toLowerCase() === "z") editor.undo();
+  document.addEventListener("keydown", keys);
+}
+
+async function keepOffline() {
+  if (!("serviceWorker" in navigator)) {
+    $("offline").textContent = strings.insecure;
+    return;
+  }
+  const registration = await navigator.serviceWorker.register("sw.js");
+  registration.addEventListener("updatefound", () => {
+    const fresh = registration.installing;
+    fresh.addEventListener("statechange", () => {
+      if (fresh.state === "installed" && registration.active) $("offline").textContent = strings.update;
+    });
   });
+  await navigator.serviceWorker.ready;
+  await navigator.storage?.persist?.();
+  $("offline").textContent = strings.offline;
+  document.body.dataset.offline = "true";
 }
 
 async function start() {
   wire();
   tell(strings.loading);
   busy(true);
-  if ("serviceWorker" in navigator) navigator.serviceWorker.register("sw.js");
+  keepOffline().catch((error) => console.error(error));
   try {
     state.card = await (await fetch("model.json")).json();
     state.forward = await loadModel(state.card);
-    tell(strings.ready);
-    busy(false);
-    document.body.dataset.ready = "true";
   } catch (error) {
     console.error(error);
     tell(strings.errors.model, true);
+    return;
   }
+  lockPage();
+  tell(strings.ready);
+  busy(false);
+  document.body.dataset.ready = "true";
 }
 
-window.busmt = { analyse };
+/** For tests and for comparisons with Python: a File or Blob to {image, answer}. */
+window.busmt = { analyse: (file) => analyse(file, state.card, state.forward), isReferred };
 start();

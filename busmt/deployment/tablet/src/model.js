@@ -1,9 +1,9 @@
-// The network in the browser, through LiteRT.js.
+// The network in the browser, through LiteRT.js on the CPU: the same answer on every device, unlike on GPUs.
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 
 /** A function from the input (S x S) to {mask, label, attention}: plain arrays; attention may be missing. */
 export async function loadModel(card) {
-  await loadLiteRt("wasm/");
+  await loadLiteRt("wasm/litert_wasm_compat_internal.js");
   const model = await loadAndCompile("model.tflite", { accelerator: "wasm" });
   const shape = [1, card.input.size, card.input.size, 1];
   return async (square) => {
