@@ -109,6 +109,18 @@ def check_saved_model(folder: Path) -> bool:
     """
     files = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
     checked = _check_hashes(folder, files)
+    check_graph(folder)
+    return checked
+
+
+def check_graph(folder: Path) -> None:
+    """Refuse a SavedModel whose graph is damaged or has an operation that is not accepted; it is named.
+
+    What keeps the variables may read and write files; the rest may not, nor may it call that.
+
+    Raises:
+        RunError: which operation, or that the graph cannot be read.
+    """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -116,9 +128,10 @@ def check_saved_model(folder: Path) -> bool:
         model = saved_model_pb2.SavedModel.FromString(read_bytes(folder / "saved_model.pb", MAX_MODEL_BYTES))
     except DecodeError as error:
         raise RunError(f"{folder}: its saved_model.pb is damaged") from error
+    except DataError as error:
+        raise RunError(str(error)) from error
     for graph in model.meta_graphs:
         _check_graph(folder, graph)
-    return checked
 
 
 def check_tflite(path: Path) -> bool:
@@ -236,7 +249,6 @@ def _check_hashes(model: Path, files: list[Path]) -> bool:
 
 
 def _check_graph(folder: Path, graph: Any) -> None:
-    """What keeps the variables may read and write files; the rest may not, nor may it call that."""
     functions = {function.signature.name: list(function.node_def) for function in graph.graph_def.library.function}
     own = {graph.saver_def.save_tensor_name.split(":")[0], graph.saver_def.restore_op_name}
     saver = _reached([node for node in graph.graph_def.node if node.name in own], functions)

@@ -49,7 +49,7 @@ def test_a_damaged_manifest_is_refused(version, text):
 def test_a_model_without_manifest_or_graph_is_refused(version):
     (version / "saved_model.pb").write_bytes(b"\xff" * 100)
     write_manifest(version)
-    with pytest.raises(ExportError, match="not the graph of a SavedModel"):
+    with pytest.raises(ExportError, match=r"saved_model\.pb is damaged"):
         check_version(version)
     (version / MANIFEST).unlink()
     with pytest.raises(ExportError, match=r"manifest\.json: missing"):
@@ -65,5 +65,5 @@ def test_a_model_that_reads_files_is_refused_by_the_operations_name(tmp_path):
     thief = Thief()
     tf.saved_model.save(thief, str(tmp_path / "1"), signatures=thief.__call__.get_concrete_function())
     write_manifest(tmp_path / "1")
-    with pytest.raises(ExportError, match="uses ReadFile, which busmt does not run"):
+    with pytest.raises(ExportError, match="operation ReadFile is not accepted"):
         check_version(tmp_path / "1")
