@@ -1,11 +1,13 @@
-"""The run folder: the single source of truth about a training::
+"""The run folder: the single source of truth about a training.
 
-config.yaml       every setting            checkpoints/   state after each epoch, best weights
-catalog.csv       the curated images       model.keras    the finished network
-decisions.csv     what curation did        metrics.json   scores of the test part
-folds.csv         who trains, who tests    history.csv    one row per epoch
-environment.json  versions, threads, data  logs/          TensorBoard
-calibration.json  what was fitted on the validation part
+What it holds::
+
+    config.yaml       every setting            checkpoints/   state after each epoch, best weights
+    catalog.csv       the curated images       model.keras    the finished network
+    decisions.csv     what curation did        metrics.json   scores of the test part
+    folds.csv         who trains, who tests    history.csv    one row per epoch
+    environment.json  versions, threads, data  logs/          TensorBoard
+    calibration.json  what was fitted on the validation part
 """
 
 from __future__ import annotations
