@@ -21,9 +21,8 @@ from PIL import Image
 from busmt.config import CLASSES, MASK_THRESHOLD
 from busmt.data.images import decode_tensor, read_encoded
 from busmt.data.phantom import make_phantom
-from busmt.deployment.quantise import convert
 from busmt.deployment.tablet.site import write_site
-from busmt.deployment.tflite import static_source
+from busmt.deployment.tflite import convert
 from busmt.prediction import Predictor, load_network
 from busmt.training.run import Run
 
@@ -40,8 +39,7 @@ def site(tiny_run_folder, tmp_path_factory) -> Path:
     """The app with a float32 model: int8 kernels round differently on each kind of processor."""
     run = Run.open(tiny_run_folder)
     network = load_network(run.model_path)
-    with static_source(network, attention=True) as source:
-        model = convert(source)
+    model = convert(network, attention=True)
     card = {
         "name": run.name,
         "busmt": "0",
