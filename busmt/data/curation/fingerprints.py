@@ -16,7 +16,7 @@ from PIL import Image
 from busmt.data import images
 from busmt.data.catalog import Sample
 from busmt.data.curation.cache import Cache
-from busmt.data.curation.marks import Mark, colour_difference, find_marks
+from busmt.data.curation.marks import Mark, clutter, colour_difference, find_marks
 from busmt.data.curation.scan import scan_score
 from busmt.errors import DataError
 
@@ -47,6 +47,7 @@ class Fingerprint:
         texture: local correlation of neighbouring pixels in the middle of the image; noise has none.
         scan_score: how much the image looks like a scan; see `scan.scan_score`.
         marks: burnt-in text, calipers and other marks, with their boxes.
+        clutter: number of marks that are still told when a copy was resized, for choosing the best copy.
         mask_text: share of the mask's outline that runs through burnt-in text.
     """
 
@@ -65,6 +66,7 @@ class Fingerprint:
     texture: float = 0.0
     scan_score: float = 0.0
     marks: tuple[Mark, ...] = ()
+    clutter: int = 0
     mask_text: float = 0.0
 
 
@@ -139,6 +141,7 @@ def fingerprint(sample: Sample) -> Fingerprint:
         texture=_neighbour_correlation(grey),
         scan_score=scan_score(grey),
         marks=marks,
+        clutter=clutter(colour),
         mask_text=_text_share(mask, marks),
     )
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from busmt.data.curation import shapes
-from busmt.data.curation.words import find_axilla
 from busmt.data.curation.strokes import coloured_strokes, drawn, drawn_levels, thin_strokes
+from busmt.data.curation.words import find_axilla
 
 _WORKING_SIDE = 560
 """Longer side at which thin strokes are looked for, pixels; larger images are shrunk to it."""
@@ -51,8 +51,8 @@ def find_marks(colour: np.ndarray) -> tuple[Mark, ...]:
     found = _drawn_marks(strokes) if strokes.any() else []
     free = _outside([box for kind, box in found if kind != "overlay"], levels.shape)
     found += [("arrow", box) for box in shapes.arrows(levels, drawn(levels, at, _AREA) & free)] if at else []
-    found = _united(found, _blurred_marks(colour, levels, exact=any(kind != "overlay" for kind, _ in found)))
-    word = _axilla(levels, strokes if at else None, found)
+    found = _united(found, _blurred_marks(colour, exact=any(kind != "overlay" for kind, _ in found)))
+    word = _axilla(colour, levels, strokes if at else None, found)
     if word:
         found = [*_united(found, [("text", word)]), (AXILLA, word)]
     marks = [Mark(kind, *box) for kind, box in found]
@@ -77,7 +77,8 @@ def _drawn_marks(strokes: np.ndarray) -> _Found:
     found: _Found = [("text", line) for line in words]
     strokes = strokes & _outside(words, strokes.shape)
     sides = shapes.frame_sides(strokes)
-    found += [("overlay", box) for box in shapes.frames(sides)]
+    frames = shapes.frames(sides)
+    found += [("overlay", box) for box in frames]
     strokes = strokes & ~cv2.dilate(sides.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
     for kind, look in (
         ("caliper", shapes.drawn_crosses),
@@ -85,35 +86,52 @@ def _drawn_marks(strokes: np.ndarray) -> _Found:
         ("text", lambda rest: shapes.drawn_lines(rest, 2)),
     ):
         boxes = look(strokes)
+        if kind == "body-mark":  # what is left of a frame's sides
+            boxes = [box for box in boxes if not any(shapes.overlaps(box, frame, 5) for frame in frames)]
         found += [(kind, box) for box in boxes]
         strokes = strokes & _outside(boxes, strokes.shape)
     return found
 
 
-def _blurred_marks(colour: np.ndarray, levels: np.ndarray, exact: bool) -> _Found:
-    """Text, crosses and colour; crosses only where nothing was told exactly, since letters look like crosses."""
-    scale = min(1.0, _WORKING_SIDE / max(levels.shape))
-    if scale < 1:
-        colour = cv2.resize(colour, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        levels = channel_maximum(colour)
+def clutter(colour: np.ndarray) -> int:
+    """How many marks an image (H, W, 3), uint8, RGB, seems to bear, for choosing between copies of one picture.
+
+    Counted at the working size and on thin strokes alone: what is told exactly in one copy may be lost in a copy that
+    was resized, which would pass for the cleaner one.
+    """
+    levels, colour, _ = _shrunk(colour)
     strokes = thin_strokes(levels)
-    text = shapes.text_lines(levels, strokes)
+    text = shapes.text_lines(strokes)
+    free = _outside(text, levels.shape)
+    return len(text) + len(shapes.template_crosses(levels, strokes & free)) + len(_coloured(colour, free))
+
+
+def _blurred_marks(colour: np.ndarray, exact: bool) -> _Found:
+    """Text, crosses and colour; crosses only where nothing was told exactly, since letters look like crosses."""
+    levels, colour, scale = _shrunk(colour)
+    strokes = thin_strokes(levels)
+    text = shapes.merged(shapes.text_lines(strokes) + shapes.even_lines(levels, strokes), 0)
     free = _outside(text, levels.shape)
     crosses = [] if exact else shapes.template_crosses(levels, strokes & free)
-    coloured = _blobs((colour_difference(colour) > _COLOUR) & free)
     found = [("text", box) for box in text] + [("caliper", box) for box in crosses]
-    found += [("overlay", box) for box in coloured]
+    found += [("overlay", box) for box in _coloured(colour, free)]
     return [(kind, _enlarged(box, 1 / scale)) for kind, box in found]
 
 
-def _axilla(levels: np.ndarray, strokes: np.ndarray | None, found: _Found) -> shapes.Box | None:
+def _shrunk(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Levels and colour at the working size, and the factor that led there."""
+    scale = min(1.0, _WORKING_SIDE / max(colour.shape[:2]))
+    if scale < 1:
+        colour = cv2.resize(colour, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return channel_maximum(colour), colour, scale
+
+
+def _axilla(colour: np.ndarray, levels: np.ndarray, strokes: np.ndarray | None, found: _Found) -> shapes.Box | None:
     """Box of the word; looked for beside text and single characters, drawn (`strokes`) or blurred."""
     if strokes is not None:
         lines = [box for kind, box in found if kind == "text"]
         return find_axilla(levels, lines + shapes.characters(strokes))
-    scale = min(1.0, _WORKING_SIDE / max(levels.shape))
-    if scale < 1:
-        levels = cv2.resize(levels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    levels, _, scale = _shrunk(colour)
     box = find_axilla(levels, shapes.characters(thin_strokes(levels)))
     return _enlarged(box, 1 / scale) if box else None
 
@@ -123,12 +141,11 @@ def _united(known: _Found, more: _Found) -> _Found:
     found = list(known)
     for kind, box in more:
         same = [entry for entry in found if entry[0] == kind and shapes.overlaps(entry[1], box)]
-        if kind in ("text", "overlay") and same:
+        if kind in ("text", "overlay"):
+            if kind == "text":  # letters look like crosses
+                found = [entry for entry in found if entry[0] != "caliper" or not shapes.overlaps(entry[1], box)]
             found = [entry for entry in found if entry not in same]
             found.append((kind, shapes.around([box, *(other for _, other in same)])))
-        elif kind == "text":  # letters look like crosses
-            found = [entry for entry in found if entry[0] != "caliper" or not shapes.overlaps(entry[1], box)]
-            found.append((kind, box))
         elif not any(shapes.overlaps(other, box) for name, other in found if name != "overlay"):
             found.append((kind, box))
     return found
@@ -146,7 +163,9 @@ def _enlarged(box: shapes.Box, factor: float) -> shapes.Box:
     return left, top, width, height
 
 
-def _blobs(coloured: np.ndarray) -> list[shapes.Box]:
-    closed = cv2.morphologyEx(coloured.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+def _coloured(colour: np.ndarray, free: np.ndarray) -> list[shapes.Box]:
+    """Boxes of coloured areas within `free`."""
+    coloured = ((colour_difference(colour) > _COLOUR) & free).astype(np.uint8)
+    closed = cv2.morphologyEx(coloured, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, _, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
     return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in stats[1:] if r[cv2.CC_STAT_AREA] >= 30]

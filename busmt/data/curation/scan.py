@@ -41,7 +41,7 @@ def scan_score(grey: np.ndarray) -> float:
     if min(levels.shape) < 16 or ground.mean() < _LEAST_GROUND:
         return 0.0
     fine = levels - cv2.GaussianBlur(levels, (0, 0), 2.0)
-    contrast = np.sqrt(cv2.blur(fine * fine, (9, 9))) / (mean + 8.0)
+    contrast = np.sqrt(np.maximum(cv2.blur(fine * fine, (9, 9)), 0)) / (mean + 8.0)
     return float(_orientation(levels) + np.log(np.quantile(contrast[ground], _QUANTILE) + 1e-4))
 
 

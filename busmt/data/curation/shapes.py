@@ -13,17 +13,21 @@ _ARM = 5
 _CROSS_SCORE = 0.72
 _FRAME = 40
 """Least length of a frame's straight side, pixels."""
+_UPRIGHT = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5))
+_DIAGONAL = np.maximum(np.eye(5, dtype=np.uint8), np.eye(5, dtype=np.uint8)[::-1])
 _TEXT_HEIGHTS = (6, 22)
 _DRAWN_HEIGHTS = (8, 48)
 
 
-def text_lines(levels: np.ndarray, strokes: np.ndarray) -> list[Box]:
-    """Boxes of characters of one height and baseline in a row, on a map that may hold tissue.
+def text_lines(strokes: np.ndarray) -> list[Box]:
+    """Boxes of at least three characters of one height and baseline in a row, on a map that may hold tissue."""
+    return [around(line) for line in _rows(_characters(strokes, _TEXT_HEIGHTS), _continues_exactly) if len(line) >= 3]
 
-    Three make a line, or two that are even and sharp as echoes hardly are.
-    """
+
+def even_lines(levels: np.ndarray, strokes: np.ndarray) -> list[Box]:
+    """Boxes of at least two characters in a row that are even and sharp as echoes hardly are, such as "LT"."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8), connectivity=8)
-    clean = [
+    even = [
         _box(stats[number])
         for number in range(1, count)
         if 8 <= stats[number][cv2.CC_STAT_HEIGHT] <= _TEXT_HEIGHTS[1]
@@ -31,9 +35,7 @@ def text_lines(levels: np.ndarray, strokes: np.ndarray) -> list[Box]:
         and stats[number][cv2.CC_STAT_AREA] >= 20
         and _is_even(levels, labels, number, _box(stats[number]))
     ]
-    lines = [line for line in _rows(_characters(strokes, _TEXT_HEIGHTS), _continues_exactly) if len(line) >= 3]
-    lines += [line for line in _rows(sorted(clean), _continues_exactly) if len(line) >= 2]
-    return _merged([around(line) for line in lines], 0)
+    return [around(line) for line in _rows(sorted(even), _continues_exactly) if len(line) >= 2]
 
 
 def drawn_lines(strokes: np.ndarray, least: int) -> list[Box]:
@@ -53,10 +55,7 @@ def drawn_crosses(strokes: np.ndarray) -> list[Box]:
     filled = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     hits = np.zeros(strokes.shape, np.uint8)
     for diagonal in (False, True):
-        core = np.eye(5, dtype=np.uint8) | np.eye(5, dtype=np.uint8)[::-1]
-        if not diagonal:
-            core = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5))
-        rows, columns = np.nonzero(cv2.erode(filled, core, borderValue=0))
+        rows, columns = np.nonzero(cv2.erode(filled, _DIAGONAL if diagonal else _UPRIGHT, borderValue=0))
         arms, fields = _cross_parts(filled, rows, columns, diagonal)
         # A number stands in one of the fields between the arms of most upright calipers.
         hit = (arms.min(axis=0) > 0.75) & ((fields < 0.35).sum(axis=0) >= (4 if diagonal else 3))
@@ -88,10 +87,11 @@ def template_crosses(levels: np.ndarray, strokes: np.ndarray) -> list[Box]:
 
 def frame_sides(strokes: np.ndarray) -> np.ndarray:
     """Long straight lines along the axes, (H, W), bool, on a map of what was drawn."""
-    sides = np.zeros(strokes.shape, np.uint8)
-    for size in ((1, _FRAME), (_FRAME, 1)):
-        sides |= cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_OPEN, np.ones(size, np.uint8))
-    return sides.astype(bool)
+    level, upright = (
+        cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_OPEN, np.ones(size, np.uint8)) > 0
+        for size in ((1, _FRAME), (_FRAME, 1))
+    )
+    return level | upright
 
 
 def frames(sides: np.ndarray) -> list[Box]:
@@ -101,7 +101,8 @@ def frames(sides: np.ndarray) -> list[Box]:
     """
     joined = cv2.morphologyEx(sides.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((15, 15), np.uint8))
     _, _, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    return [_box(row) for row in stats[1:] if min(row[cv2.CC_STAT_WIDTH], row[cv2.CC_STAT_HEIGHT]) >= _FRAME]
+    corners = [_box(row) for row in stats[1:] if min(row[cv2.CC_STAT_WIDTH], row[cv2.CC_STAT_HEIGHT]) >= _FRAME]
+    return merged(corners, 4 * _FRAME)
 
 
 def body_marks(strokes: np.ndarray) -> list[Box]:
@@ -114,9 +115,9 @@ def body_marks(strokes: np.ndarray) -> list[Box]:
             continue
         part = (labels[top : top + height, left : left + width] == number).astype(np.uint8)
         depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)
-        if np.quantile(depth[depth > 0], 0.9) <= 1.5 and not _is_straight(part):
+        if np.quantile(depth[depth > 0], 0.9) <= 1.5 and not _is_straight(part) and not _is_upright(part):
             found.append((left, top, width, height))
-    return _merged(found, 12)
+    return merged(found, 12)
 
 
 def arrows(levels: np.ndarray, areas: np.ndarray) -> list[Box]:
@@ -152,6 +153,15 @@ def overlaps(first: Box, second: Box, margin: int = 0) -> bool:
         and first[1] - margin < second[1] + second[3]
         and second[1] - margin < first[1] + first[3]
     )
+
+
+def merged(boxes: list[Box], margin: int) -> list[Box]:
+    """Boxes that come within `margin` of each other, united."""
+    kept: list[Box] = []
+    for box in boxes:
+        near = [other for other in kept if overlaps(box, other, margin)]
+        kept = [other for other in kept if other not in near] + [around([box, *near])]
+    return kept
 
 
 def _characters(strokes: np.ndarray, heights: tuple[int, int]) -> list[Box]:
@@ -227,6 +237,14 @@ def _is_sharp(levels: np.ndarray, part: np.ndarray) -> bool:
     return bool(ring.any() and (levels[ring] <= np.median(levels[part]) - 40).mean() >= 0.85)
 
 
+def _is_upright(part: np.ndarray) -> bool:
+    """Whether most pixels lie in runs along the axes, as in the rest of a frame."""
+    runs = np.zeros(part.shape, np.uint8)
+    for size in ((1, 10), (10, 1)):
+        runs = np.maximum(runs, cv2.morphologyEx(part, cv2.MORPH_OPEN, np.ones(size, np.uint8)))
+    return bool(runs.sum() > 0.6 * part.sum())
+
+
 def _is_arrow(part: np.ndarray) -> bool:
     rows, columns = np.nonzero(part)
     points = np.stack([columns, rows], axis=1).astype(float)
@@ -263,15 +281,6 @@ def _apart(boxes: list[Box]) -> list[Box]:
     for box in boxes:
         if all(abs(box[0] - other[0]) > 10 or abs(box[1] - other[1]) > 10 for other in kept):
             kept.append(box)
-    return kept
-
-
-def _merged(boxes: list[Box], margin: int) -> list[Box]:
-    """Boxes that come within `margin` of each other, united."""
-    kept: list[Box] = []
-    for box in boxes:
-        near = [other for other in kept if overlaps(box, other, margin)]
-        kept = [other for other in kept if other not in near] + [around([box, *near])]
     return kept
 
 
