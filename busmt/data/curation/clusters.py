@@ -83,11 +83,11 @@ class Judge:
                 )  # fmt: skip
 
     def _worth(self, position: int, usable: Sequence[bool]) -> tuple:
-        """Usable before unusable, then larger by steps of a tenth, then fewer marks, then larger, then first."""
+        """Usable before unusable, then larger by steps of a tenth, then less clutter, then larger, then first."""
         item = self._prints[position]
         pixels = item.size[0] * item.size[1]
         step = round(math.log(max(pixels, 1)) / math.log(1.1))
-        return usable[position], step, -len(item.marks), pixels, -position
+        return usable[position], step, -item.clutter, pixels, -position
 
     def _tell_masks(self) -> None:
         for pair in self._pairs:

@@ -16,12 +16,13 @@ from PIL import Image
 from busmt.data import images
 from busmt.data.catalog import Sample
 from busmt.data.curation.cache import Cache
-from busmt.data.curation.marks import Mark, colour_difference, find_marks
+from busmt.data.curation.marks import Mark, clutter, colour_difference, find_marks
+from busmt.data.curation.scan import scan_score
 from busmt.errors import DataError
 
 THUMBNAIL = 96
 """Side of the square thumbnails that are searched and aligned, pixels; the aspect ratio is not kept."""
-_VERSION = 2
+_VERSION = 3
 _COLOUR_DIFFERENCE = 40
 _BATCH = 256
 
@@ -44,7 +45,9 @@ class Fingerprint:
         spread: standard deviation of the grey levels, of 255.
         level: mean grey level, of 255.
         texture: local correlation of neighbouring pixels in the middle of the image; noise has none.
-        marks: burnt-in text and calipers, with their boxes.
+        scan_score: how much the image looks like a scan; see `scan.scan_score`.
+        marks: burnt-in text, calipers and other marks, with their boxes.
+        clutter: number of marks that are still told when a copy was resized, for choosing the best copy.
         mask_text: share of the mask's outline that runs through burnt-in text.
     """
 
@@ -61,7 +64,9 @@ class Fingerprint:
     spread: float = 0.0
     level: float = 0.0
     texture: float = 0.0
+    scan_score: float = 0.0
     marks: tuple[Mark, ...] = ()
+    clutter: int = 0
     mask_text: float = 0.0
 
 
@@ -134,7 +139,9 @@ def fingerprint(sample: Sample) -> Fingerprint:
         spread=float(cv2.meanStdDev(grey)[1].item()),
         level=float(cv2.mean(grey)[0]),
         texture=_neighbour_correlation(grey),
+        scan_score=scan_score(grey),
         marks=marks,
+        clutter=clutter(colour),
         mask_text=_text_share(mask, marks),
     )
 

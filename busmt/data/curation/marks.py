@@ -1,8 +1,4 @@
-"""Burnt-in marks: text, calipers and other overlays that the scanner's software drew on the image.
-
-Overlays differ from echoes in how they are drawn: thin strokes of one level (white, or a colour), much
-brighter than what lies right around them. Strokes in a row of equal height are text; a cross is a caliper.
-"""
+"""Burnt-in marks: text, calipers, arrows and other overlays that the scanner's software drew on the image."""
 
 from __future__ import annotations
 
@@ -11,16 +7,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-_WORKING_SIDE = 560
-"""Longer side at which strokes are looked for, pixels; larger images are shrunk to it."""
-_STROKE = 5
-"""Widest stroke that counts as drawn, pixels at the working size."""
-_CONTRAST = 60
-_BRIGHT = 110
-_COLOUR = 40
-_CROSS_SCORE = 0.72
+from busmt.data.curation import shapes
+from busmt.data.curation.strokes import coloured_strokes, drawn, drawn_levels, thin_strokes
+from busmt.data.curation.words import find_axilla
 
-_Box = tuple[int, int, int, int]
+_WORKING_SIDE = 560
+"""Longer side at which thin strokes are looked for, pixels; larger images are shrunk to it."""
+_COLOUR = 40
+_AREA = 24
+"""Widest part of a filled arrow, pixels."""
+
+KINDS: tuple[str, ...] = ("text", "caliper", "arrow", "body-mark", "overlay")
+AXILLA = "axilla"
+"""Kind of the box around the word, which lies in a box of text too."""
+_Found = list[tuple[str, shapes.Box]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Mark:
     """A burnt-in mark; box in pixels of the image.
 
     Attributes:
-        kind: "text", "caliper" or "overlay" (coloured box, bar or flow).
+        kind: "text", "caliper", "arrow", "body-mark" (outline of a breast with the probe's place) or
+            "overlay" (frame, coloured box, bar or flow); "axilla" is the word where it can be read.
     """
 
     kind: str
@@ -39,20 +40,23 @@ class Mark:
 
 
 def find_marks(colour: np.ndarray) -> tuple[Mark, ...]:
-    """Marks of an image (H, W, 3), uint8, RGB, from top to bottom."""
-    scale = min(1.0, _WORKING_SIDE / max(colour.shape[:2]))
-    small = cv2.resize(colour, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else colour
-    levels = channel_maximum(small)
-    coloured = colour_difference(small) > _COLOUR
-    strokes = _strokes(levels)
-    marks = [("text", box) for box in _text_boxes(strokes)]
-    free = np.ones(levels.shape, bool)
-    for _, (left, top, width, height) in marks:
-        free[top : top + height, left : left + width] = False
-    marks += [("caliper", box) for box in _crosses(levels, strokes & free)]
-    marks += [("overlay", box) for box in _blobs(coloured & free)]
-    found = [Mark(kind, *(round(side / scale) for side in box)) for kind, box in marks]
-    return tuple(sorted(found, key=lambda mark: (mark.top, mark.left, mark.kind)))
+    """Marks of an image (H, W, 3), uint8, RGB, from top to bottom.
+
+    What was drawn in one level is told exactly, on the image's own pixels. Where nothing was, or resizing has
+    blurred it, text of three characters and more and crosses are looked for among all thin strokes.
+    """
+    levels, difference = channel_maximum(colour), colour_difference(colour)
+    at = drawn_levels(levels)
+    strokes = drawn(levels, at) | coloured_strokes(difference, _COLOUR)
+    found = _drawn_marks(strokes) if strokes.any() else []
+    free = _outside([box for kind, box in found if kind != "overlay"], levels.shape)
+    found += [("arrow", box) for box in shapes.arrows(levels, drawn(levels, at, _AREA) & free)] if at else []
+    found = _united(found, _blurred_marks(colour, exact=any(kind != "overlay" for kind, _ in found)))
+    word = _axilla(colour, levels, strokes if at else None, found)
+    if word:
+        found = [*_united(found, [("text", word)]), (AXILLA, word)]
+    marks = [Mark(kind, *box) for kind, box in found]
+    return tuple(sorted(marks, key=lambda mark: (mark.top, mark.left, mark.kind)))
 
 
 def channel_maximum(colour: np.ndarray) -> np.ndarray:
@@ -67,100 +71,101 @@ def colour_difference(colour: np.ndarray) -> np.ndarray:
     return cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
 
 
-def _strokes(levels: np.ndarray) -> np.ndarray:
-    """Thin bright lines: what an opening by a square wider than a stroke takes away."""
-    side = _STROKE + 2
-    opened = cv2.morphologyEx(levels, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    return (levels > _BRIGHT) & (cv2.subtract(levels, opened) > _CONTRAST)
+def _drawn_marks(strokes: np.ndarray) -> _Found:
+    """Marks on a map of what was drawn; each kind is taken off the map before the next is looked for."""
+    words = shapes.drawn_lines(strokes, 3)
+    found: _Found = [("text", line) for line in words]
+    strokes = strokes & _outside(words, strokes.shape)
+    sides = shapes.frame_sides(strokes)
+    frames = shapes.frames(sides)
+    found += [("overlay", box) for box in frames]
+    strokes = strokes & ~cv2.dilate(sides.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
+    for kind, look in (
+        ("caliper", shapes.drawn_crosses),
+        ("body-mark", shapes.body_marks),
+        ("text", lambda rest: shapes.drawn_lines(rest, 2)),
+    ):
+        boxes = look(strokes)
+        if kind == "body-mark":  # what is left of a frame's sides
+            boxes = [box for box in boxes if not any(shapes.overlaps(box, frame, 5) for frame in frames)]
+        found += [(kind, box) for box in boxes]
+        strokes = strokes & _outside(boxes, strokes.shape)
+    return found
 
 
-def _text_boxes(strokes: np.ndarray) -> list[_Box]:
-    """Boxes of at least two characters of about one height in a row."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8), connectivity=8)
-    characters = [
-        _box(row)
-        for row in stats[1:]
-        if 6 <= row[cv2.CC_STAT_HEIGHT] <= 22
-        and row[cv2.CC_STAT_AREA] >= 8
-        and row[cv2.CC_STAT_WIDTH] <= 3 * row[cv2.CC_STAT_HEIGHT]  # letters may touch
-    ]
-    lines: list[list[_Box]] = []
-    for box in sorted(characters):
-        line = next((line for line in lines if _continues(line[-1], box)), None)
-        if line is None:
-            lines.append([box])
-        else:
-            line.append(box)
-    return [_around(line) for line in lines if len(line) >= 3]
+def clutter(colour: np.ndarray) -> int:
+    """How many marks an image (H, W, 3), uint8, RGB, seems to bear, for choosing between copies of one picture.
+
+    Counted at the working size and on thin strokes alone: what is told exactly in one copy may be lost in a copy that
+    was resized, which would pass for the cleaner one.
+    """
+    levels, colour, _ = _shrunk(colour)
+    strokes = thin_strokes(levels)
+    text = shapes.text_lines(strokes)
+    free = _outside(text, levels.shape)
+    return len(text) + len(shapes.template_crosses(levels, strokes & free)) + len(_coloured(colour, free))
 
 
-def _box(row: np.ndarray) -> _Box:
-    """Box of a row of connected-component statistics."""
-    left, top, width, height = (int(value) for value in row[:4])
+def _blurred_marks(colour: np.ndarray, exact: bool) -> _Found:
+    """Text, crosses and colour; crosses only where nothing was told exactly, since letters look like crosses."""
+    levels, colour, scale = _shrunk(colour)
+    strokes = thin_strokes(levels)
+    text = shapes.merged(shapes.text_lines(strokes) + shapes.even_lines(levels, strokes), 0)
+    free = _outside(text, levels.shape)
+    crosses = [] if exact else shapes.template_crosses(levels, strokes & free)
+    found = [("text", box) for box in text] + [("caliper", box) for box in crosses]
+    found += [("overlay", box) for box in _coloured(colour, free)]
+    return [(kind, _enlarged(box, 1 / scale)) for kind, box in found]
+
+
+def _shrunk(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Levels and colour at the working size, and the factor that led there."""
+    scale = min(1.0, _WORKING_SIDE / max(colour.shape[:2]))
+    if scale < 1:
+        colour = cv2.resize(colour, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return channel_maximum(colour), colour, scale
+
+
+def _axilla(colour: np.ndarray, levels: np.ndarray, strokes: np.ndarray | None, found: _Found) -> shapes.Box | None:
+    """Box of the word; looked for beside text and single characters, drawn (`strokes`) or blurred."""
+    if strokes is not None:
+        lines = [box for kind, box in found if kind == "text"]
+        return find_axilla(levels, lines + shapes.characters(strokes))
+    levels, _, scale = _shrunk(colour)
+    box = find_axilla(levels, shapes.characters(thin_strokes(levels)))
+    return _enlarged(box, 1 / scale) if box else None
+
+
+def _united(known: _Found, more: _Found) -> _Found:
+    """`known`, and what of `more` is not there yet; boxes of one line of text or one overlay become one."""
+    found = list(known)
+    for kind, box in more:
+        same = [entry for entry in found if entry[0] == kind and shapes.overlaps(entry[1], box)]
+        if kind in ("text", "overlay"):
+            if kind == "text":  # letters look like crosses
+                found = [entry for entry in found if entry[0] != "caliper" or not shapes.overlaps(entry[1], box)]
+            found = [entry for entry in found if entry not in same]
+            found.append((kind, shapes.around([box, *(other for _, other in same)])))
+        elif not any(shapes.overlaps(other, box) for name, other in found if name != "overlay"):
+            found.append((kind, box))
+    return found
+
+
+def _outside(boxes: list[shapes.Box], shape: tuple[int, ...]) -> np.ndarray:
+    free = np.ones(shape, bool)
+    for left, top, width, height in boxes:
+        free[top : top + height, left : left + width] = False
+    return free
+
+
+def _enlarged(box: shapes.Box, factor: float) -> shapes.Box:
+    left, top, width, height = (round(side * factor) for side in box)
     return left, top, width, height
 
 
-def _continues(last: _Box, box: _Box) -> bool:
-    """Same height and baseline within two pixels, at most two characters' width to the right."""
-    return (
-        abs(last[1] - box[1]) <= 2
-        and abs(last[1] + last[3] - box[1] - box[3]) <= 2
-        and 0 <= box[0] - (last[0] + last[2]) <= 1.2 * last[3]
-    )
-
-
-def _around(boxes: list[_Box]) -> _Box:
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
-    return left, top, right - left, bottom - top
-
-
-def _crosses(levels: np.ndarray, strokes: np.ndarray) -> list[_Box]:
-    """Caliper crosses, upright or diagonal: bright arms of a pixel or two, looked for where strokes are compact."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8), connectivity=8)
-    found: list[tuple[float, _Box]] = []
-    for left, top, width, height, _ in stats[1:]:
-        if 5 <= max(width, height) <= 40 and min(width, height) >= 4:
-            patch = levels[max(0, top - 10) : top + height + 10, max(0, left - 10) : left + width + 10]
-            score, (column, row), side = max(
-                (*_best_match(patch, template), template.shape[0])
-                for template in _CROSSES
-                if min(patch.shape) >= template.shape[0]
-            )
-            if score > _CROSS_SCORE:
-                box = (max(0, int(left) - 10) + column, max(0, int(top) - 10) + row, side, side)
-                found.append((score, box))
-    kept: list[_Box] = []
-    for _, box in sorted(found, key=lambda entry: (-entry[0], entry[1])):
-        if all(abs(box[0] - other[0]) > 10 or abs(box[1] - other[1]) > 10 for other in kept):
-            kept.append(box)
-    return kept
-
-
-def _best_match(patch: np.ndarray, template: np.ndarray) -> tuple[float, tuple[int, int]]:
-    _, value, _, place = cv2.minMaxLoc(cv2.matchTemplate(patch, template, cv2.TM_CCOEFF_NORMED))
-    return float(value), (int(place[0]), int(place[1]))
-
-
-def _cross(side: int, arm: int, width: int, diagonal: bool) -> np.ndarray:
-    template = np.zeros((side, side), np.uint8)
-    centre, reach = side // 2, arm
-    ends = ((-reach, -reach, reach, reach), (-reach, reach, reach, -reach)) if diagonal else (
-        (-reach, 0, reach, 0), (0, -reach, 0, reach))  # fmt: skip
-    for x0, y0, x1, y1 in ends:
-        cv2.line(template, (centre + x0, centre + y0), (centre + x1, centre + y1), 255, width)
-    return template
-
-
-_CROSSES = [
-    _cross(side, arm, width, diagonal)
-    for side, arm in ((13, 4), (17, 6))
-    for width in (1, 2)
-    for diagonal in (False, True)
-]
-
-
-def _blobs(coloured: np.ndarray) -> list[_Box]:
-    closed = cv2.morphologyEx(coloured.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+def _coloured(colour: np.ndarray, free: np.ndarray) -> list[shapes.Box]:
+    """Boxes of coloured areas within `free`."""
+    coloured = ((colour_difference(colour) > _COLOUR) & free).astype(np.uint8)
+    closed = cv2.morphologyEx(coloured, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, _, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-    return [_box(row) for row in stats[1:] if row[cv2.CC_STAT_AREA] >= 30]
+    return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in stats[1:] if r[cv2.CC_STAT_AREA] >= 30]

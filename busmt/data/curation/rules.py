@@ -10,6 +10,8 @@ import pandas as pd
 
 from busmt.config import CLASSES, NORMAL
 from busmt.data.curation.fingerprints import Fingerprint
+from busmt.data.curation.marks import AXILLA
+from busmt.data.curation.scan import PHOTOGRAPH
 
 FLAGS: tuple[str, ...] = ("axilla", "marks", "multifocal", "small", "mask-text", "masks-disagree")
 """Rules that only flag, unless the configuration asks for removal."""
@@ -50,10 +52,12 @@ def flags(item: Fingerprint, image_id: str, cohort: str, label: str) -> list[tup
     if item.fault:
         return []
     found = []
-    if cohort == "busi" and image_id in axilla_list():
-        found.append(("axilla", 'the burnt-in word "axilla": the scan does not show the breast'))
-    if item.marks:
-        counts = pd.Series([mark.kind for mark in item.marks]).value_counts().sort_index()
+    proof = _axilla(item, image_id, cohort)
+    if proof:
+        found.append(("axilla", f'the burnt-in word "axilla" ({proof}): the scan does not show the breast'))
+    kinds = [mark.kind for mark in item.marks if mark.kind != AXILLA]
+    if kinds:
+        counts = pd.Series(kinds).value_counts().sort_index()
         found.append(("marks", "burnt-in " + ", ".join(f"{kind} ({count})" for kind, count in counts.items())))
     if item.mask_text > _TEXT_IN_OUTLINE:
         found.append(("mask-text", f"{item.mask_text:.0%} of the mask's outline runs through burnt-in text"))
@@ -77,6 +81,17 @@ def axilla_list() -> frozenset[str]:
     return frozenset(line for line in text.splitlines() if re.fullmatch(r"\w+ \(\d+\)", line))
 
 
+def _axilla(item: Fingerprint, image_id: str, cohort: str) -> str:
+    """How it is known that the image carries the word, or ""."""
+    read = [
+        f"read at {mark.left}, {mark.top}, {mark.width} x {mark.height} pixels"
+        for mark in item.marks
+        if mark.kind == AXILLA
+    ]
+    listed = ["published list"] if cohort == "busi" and image_id in axilla_list() else []
+    return "; ".join(read + listed)
+
+
 def _not_a_scan(item: Fingerprint) -> list[tuple[str, str]]:
     if item.spread < _BLANK_SPREAD:
         return [("not-a-scan", f"blank: the grey levels spread by {item.spread:.1f} of 255")]
@@ -86,4 +101,6 @@ def _not_a_scan(item: Fingerprint) -> list[tuple[str, str]]:
         return [("not-a-scan", f"mean grey level {item.level:.0f} of 255, brighter than any B-mode scan: a page?")]
     if item.texture < _NOISE:
         return [("not-a-scan", "neighbouring pixels are unrelated: noise, not a scan")]
+    if item.scan_score < PHOTOGRAPH:
+        return [("not-a-scan", f"smooth ground without speckle (score {item.scan_score:.1f}): a photograph?")]
     return []
