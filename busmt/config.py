@@ -38,7 +38,7 @@ MASK_OUTPUT = "mask"
 LABEL_OUTPUT = "label"
 MASK_LOGITS_OUTPUT = "mask_logits"
 LABEL_LOGITS_OUTPUT = "label_logits"
-MAX_CONFIG_BYTES = 64 * 1024
+MAX_CONFIG_BYTES = 16 * 1024
 """Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
 
@@ -320,7 +320,7 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
 def _check(value: Any, expected: Any, spec: dataclasses.Field, where: str, key: str) -> Any:
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1000 else math.copysign(math.inf, value)
+        value = float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
     if float in accepted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             value = float(value)
