@@ -43,7 +43,9 @@ MAX_CONFIG_BYTES = 16 * 1024
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()):
+def option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+) -> Any:
     """Dataclass field with its help text and the values that it accepts (bounds are inclusive)."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
@@ -317,7 +319,7 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
     return built
 
 
-def _check(value: Any, expected: Any, spec: dataclasses.Field, where: str, key: str) -> Any:
+def _check(value: Any, expected: Any, spec: dataclasses.Field[Any], where: str, key: str) -> Any:
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
