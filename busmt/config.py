@@ -38,12 +38,14 @@ MASK_OUTPUT = "mask"
 LABEL_OUTPUT = "label"
 MASK_LOGITS_OUTPUT = "mask_logits"
 LABEL_LOGITS_OUTPUT = "label_logits"
-MAX_CONFIG_BYTES = 64 * 1024
+MAX_CONFIG_BYTES = 16 * 1024
 """Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()):
+def option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+) -> Any:
     """Dataclass field with its help text and the values that it accepts (bounds are inclusive)."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
@@ -317,10 +319,10 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
     return built
 
 
-def _check(value: Any, expected: Any, spec: dataclasses.Field, where: str, key: str) -> Any:
+def _check(value: Any, expected: Any, spec: dataclasses.Field[Any], where: str, key: str) -> Any:
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1000 else math.copysign(math.inf, value)
+        value = float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
     if float in accepted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             value = float(value)

@@ -102,7 +102,7 @@ class Predictor:
         self._read = reader or _graph_reader()
 
     @classmethod
-    def load(cls, model_path: str | os.PathLike) -> Predictor:
+    def load(cls, model_path: str | os.PathLike[str]) -> Predictor:
         """Load a run folder, a .keras file, a SavedModel (or the folder of its versions) or a .tflite file.
 
         Raises:
@@ -127,7 +127,7 @@ class Predictor:
         return cls._from_saved_model(folder, _read_value(folder.parent / SIDECAR, "referral_threshold"))
 
     @classmethod
-    def from_network(cls, network: Any, path: str | os.PathLike = "", referral: float | None = None) -> Predictor:
+    def from_network(cls, network: Any, path: str | os.PathLike[str] = "", referral: float | None = None) -> Predictor:
         """A predictor around a Keras model built by `busmt.model.network.build_network`."""
 
         def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,7 +135,7 @@ class Predictor:
 
         return cls(Path(path), int(network.input_shape[1]), forward, None, referral)
 
-    def predict_file(self, path: str | os.PathLike) -> Prediction:
+    def predict_file(self, path: str | os.PathLike[str]) -> Prediction:
         """Predict one image file. Raises DataError where it cannot be used."""
         picture, letterbox = self._read(os.fspath(path), self.size)
         name = Path(path)
@@ -219,7 +219,7 @@ class Predictor:
         return cls(path, size, forward, 1, referral, read_input, checked)
 
 
-def interpret(model: bytes | str | os.PathLike, threads: int | None = None) -> tuple[Forward, int]:
+def interpret(model: bytes | str | os.PathLike[str], threads: int | None = None) -> tuple[Forward, int]:
     """A .tflite file, or its content, as a function from inputs (B, S, S, 1), run one by one, to outputs by name.
 
     Returns:
@@ -248,7 +248,7 @@ def interpret(model: bytes | str | os.PathLike, threads: int | None = None) -> t
     return forward, size
 
 
-def load_network(path: str | os.PathLike) -> Any:
+def load_network(path: str | os.PathLike[str]) -> Any:
     """Load a .keras file with safe mode on, after `trust.check_keras`.
 
     Raises:

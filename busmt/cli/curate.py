@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -76,14 +76,14 @@ def curate(
         _say_result(result, out, compared)
 
 
-def _compare(catalog: Catalog, result: Curation, source: str, out: Path) -> dict:
+def _compare(catalog: Catalog, result: Curation, source: str, out: Path) -> dict[str, Any]:
     from busmt.data.curation.compare import write_comparison
 
     with progress("Comparing") as report:
         return write_comparison(out, catalog, result, source, report)
 
 
-def _print_result(result: Curation, files: dict[str, Path], compared: dict | None) -> None:
+def _print_result(result: Curation, files: dict[str, Path], compared: dict[str, Any] | None) -> None:
     from busmt.data.curation.report import count_table
 
     print_json({
@@ -97,7 +97,7 @@ def _print_result(result: Curation, files: dict[str, Path], compared: dict | Non
     })  # fmt: skip
 
 
-def _say_result(result: Curation, out: Path, compared: dict | None) -> None:
+def _say_result(result: Curation, out: Path, compared: dict[str, Any] | None) -> None:
     from busmt.data.curation.report import count_table
 
     for row in count_table(result.decisions):

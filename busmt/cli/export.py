@@ -36,9 +36,14 @@ docs/tflite.md.
     type=click.Choice(["savedmodel", "tflite", "tablet"]),
     help="What to write; may be given twice. Default: savedmodel and tflite.",
 )
+@click.option(
+    "--variant",
+    type=click.Choice(["float32", "float16", "int8-dynamic", "int8"]),
+    help="For the tablet app: take this one instead of the smallest good one.",
+)
 @click.option("--force", is_flag=True, help="Write TFLite variants that lose too much, too.")
 @json_option
-def export(run: str, to: str, formats: tuple[str, ...], force: bool, as_json: bool) -> int:
+def export(run: str, to: str, formats: tuple[str, ...], variant: str | None, force: bool, as_json: bool) -> int:
     """Write a SavedModel and TFLite files, checked against Keras."""
     quiet_start()
     from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, export_run, export_tablet
@@ -47,8 +52,10 @@ def export(run: str, to: str, formats: tuple[str, ...], force: bool, as_json: bo
 
     if TABLET in formats and len(formats) > 1:
         raise ExportError("the tablet app goes to a folder of its own; export it alone, with --format tablet")
+    if variant and TABLET not in formats:
+        raise ExportError("--variant chooses for the tablet app; the other formats write what they can")
     if TABLET in formats:
-        result = export_tablet(Run.open(run), to, say, force)
+        result = export_tablet(Run.open(run), to, say, force, variant)
     else:
         result = export_run(Run.open(run), to, formats or FORMATS, say, force)
     for judged in result.refused:

@@ -160,7 +160,7 @@ class Catalog:
             more = f" (and {len(faults) - 1} more unusable samples)" if len(faults) > 1 else ""
             raise DataError(f"{faults[0]}{more}")
 
-    def to_csv(self, path: str | os.PathLike) -> None:
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table, atomically; paths relative to the file's folder where they lie below it."""
         folder = Path(path).resolve().parent
         table = self.table.copy()

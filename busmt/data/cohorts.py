@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -189,7 +190,7 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted((entry for entry in files if entry.suffix.lower() in images.IMAGE_SUFFIXES), key=_natural)
 
 
-def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict:
+def _row(image_id: str, image: Path, masks: list[Path], label: str) -> dict[str, Any]:
     paths = [_real(path) for path in (image, *masks)]
     return {
         "image_id": image_id,
@@ -230,5 +231,5 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _natural(path: Path) -> list:
+def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

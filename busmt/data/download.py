@@ -137,7 +137,7 @@ class Downloaded:
 
 def download(
     name: str,
-    to: str | os.PathLike = "data",
+    to: str | os.PathLike[str] = "data",
     *,
     url: str | None = None,
     sha256: str | None = None,

@@ -209,7 +209,9 @@ def _opener(policy: FetchPolicy) -> urllib.request.OpenerDirector:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https, and never from https to http."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new not in ("http", "https") or (old == "https" and new == "http"):
             raise DataError(f"{req.full_url}: redirects to {newurl}, which is not followed")

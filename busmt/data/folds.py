@@ -57,7 +57,7 @@ def make_folds(catalog: Catalog, config: FoldsConfig) -> pd.DataFrame:
     return table
 
 
-def read_folds(path: str | os.PathLike) -> pd.DataFrame:
+def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a folds file.
 
     Raises:
@@ -83,7 +83,7 @@ def read_folds(path: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
-def write_folds(table: pd.DataFrame, path: str | os.PathLike) -> None:
+def write_folds(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a folds file, atomically."""
     tables.write_table(path, table[list(COLUMNS)])
 

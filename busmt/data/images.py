@@ -148,7 +148,7 @@ class Letterbox:
         return mask
 
 
-def read_encoded(path: str | os.PathLike) -> bytes:
+def read_encoded(path: str | os.PathLike[str]) -> bytes:
     """Checked bytes of an image file, as PNG or JPEG, which is what the graph decodes.
 
     Other accepted formats (BMP, TIFF) are re-encoded to PNG without loss, and so are images with
@@ -175,7 +175,7 @@ def read_encoded(path: str | os.PathLike) -> bytes:
         return buffer.getvalue()
 
 
-def read_input(path: str | os.PathLike, size: int) -> tuple[np.ndarray, Letterbox]:
+def read_input(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, Letterbox]:
     """One network input (S, S, 1), float32, in [0, 1], and where the image lies in it; without TensorFlow.
 
     Raises:
@@ -213,7 +213,7 @@ def decode_grey(encoded: bytes) -> np.ndarray:
     return np.where((red == green) & (red == blue), red, mean).astype(np.uint8)
 
 
-def read_grey(path: str | os.PathLike) -> np.ndarray:
+def read_grey(path: str | os.PathLike[str]) -> np.ndarray:
     """Grey image (H, W), uint8, for curation and pictures. Not a network input.
 
     Raises:
@@ -225,7 +225,7 @@ def read_grey(path: str | os.PathLike) -> np.ndarray:
         return np.asarray(_flatten(_load_upright(image, path)).convert("L"))
 
 
-def read_colour(path: str | os.PathLike) -> np.ndarray:
+def read_colour(path: str | os.PathLike[str]) -> np.ndarray:
     """Colour image (H, W, 3), uint8, RGB, for curation and pictures. Not a network input.
 
     Raises:
@@ -237,7 +237,7 @@ def read_colour(path: str | os.PathLike) -> np.ndarray:
         return np.asarray(_flatten(_load_upright(image, path)).convert("RGB"))
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) as shown, from the header, without decoding.
 
     Raises:
@@ -253,7 +253,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
         raise DataError(f"{path}: not a readable PNG, JPEG, BMP or TIFF image{_too_large(error)}") from error
 
 
-def read_mask(paths: Sequence[str | os.PathLike], shape: tuple[int, int] | None = None) -> np.ndarray:
+def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int] | None = None) -> np.ndarray:
     """Union of mask files, (H, W), bool.
 
     1-bit, grey, palette, RGB and RGBA files are read alike: transparent is background, and a pixel is
@@ -342,7 +342,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+def write_png(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
     """Write (H, W) bool or uint8, or (H, W, 3) uint8 RGB, as PNG, atomically. A bool mask becomes 0 and 255."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255

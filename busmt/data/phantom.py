@@ -79,7 +79,7 @@ def make_phantom(label: str, seed: int, size: tuple[int, int] = DEFAULT_SIZE) ->
 
 
 def write_phantoms(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     per_class: int | Mapping[str, int],
     seed: int = 0,
     size: tuple[int, int] | None = None,

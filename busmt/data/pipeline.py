@@ -131,7 +131,7 @@ def _input_graph(size: int) -> Any:
     return _GRAPHS[size]
 
 
-def _fetcher(catalog: Catalog, size: int, cache: str, progress: Progress | None) -> Callable:
+def _fetcher(catalog: Catalog, size: int, cache: str, progress: Progress | None) -> Callable[..., Any]:
     """Graph function from sample index to (image, mask), float32."""
     if cache == "memory":
         pictures, masks = (tf.constant(array) for array in read_samples(catalog, size, progress))

@@ -10,6 +10,7 @@ this kind, such as a file name from somebody else, is written with a `'` before 
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
@@ -48,6 +49,8 @@ def read_table(path: str | os.PathLike[str], what: str = "CSV table", **options:
         raise DataError(f"{path}: not a readable {what}") from error
     except (ValueError, TypeError, OverflowError, LookupError, MemoryError) as error:
         raise DataError(f"{path}: not a readable {what} ({type(error).__name__})") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(f"{path}: not a readable {what} (a row has more cells than the first)")
     return _texts(table, unescape)
 
 
@@ -57,7 +60,10 @@ def write_table(path: str | os.PathLike[str], table: pd.DataFrame, **options: An
     Raises:
         DataError: the file cannot be written.
     """
-    text = _texts(table, escape).to_csv(index=False, **options)
+    safe = _texts(table, escape)
+    if any("\r" in value for _, column in safe.items() for value in column if isinstance(value, str)):
+        options["quoting"] = csv.QUOTE_NONNUMERIC  # Python alone leaves such a line end bare
+    text = safe.to_csv(index=False, **options)
     write_atomically(path, text.encode("utf-8", "backslashreplace"))  # names of files may be no text
 
 
@@ -77,6 +83,6 @@ def _texts(table: pd.DataFrame, change: Any) -> pd.DataFrame:
     for position, kind in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
             column = table.iloc[:, position].map(lambda value: change(value) if isinstance(value, str) else value)
-            changed.isetitem(position, column)
+            changed.isetitem(position, column.astype(kind))
     changed.columns = [change(name) if isinstance(name, str) else name for name in table.columns]
     return changed

@@ -119,7 +119,11 @@ def export_run(
 
 
 def export_tablet(
-    run: Run, folder: str | os.PathLike, progress: Callable[[str], None] | None = None, force: bool = False
+    run: Run,
+    folder: str | os.PathLike,
+    progress: Callable[[str], None] | None = None,
+    force: bool = False,
+    variant: str | None = None,
 ) -> Export:
     """Write the tablet app with the smallest variant of a run's model that loses little enough.
 
@@ -130,12 +134,14 @@ def export_tablet(
         folder: the app's folder; must not hold anything yet.
         progress: called with a line of text at each stage.
         force: take int8 whatever it loses.
+        variant: one of `VARIANTS` to take, if it loses little enough or with `force`; None: the smallest good one.
 
     Returns:
         An export whose only variant is the one that was taken.
 
     Raises:
-        ExportError: the folder holds something, or the model cannot be converted.
+        ExportError: the folder holds something, the model cannot be converted, or the variant that was asked for
+            loses too much.
         RunError: the run has not finished.
     """
     from busmt.deployment.tablet.site import write_site
@@ -148,10 +154,13 @@ def export_tablet(
     reference = Predictor.from_network(network).predict_arrays
     cases, source = variants.truth_cases(run, size, _reported_part(run))
     reported = Comparison(cases, reference)
-    for variant, content, floats in _smallest_first(run, network, reference, say):
-        row = reported.judge(variant, content, floats)
+    for name, content, floats in _smallest_first(run, network, reference, say, variant):
+        row = reported.judge(name, content, floats)
         if row.passed or force:
             break
+    else:
+        if variant:
+            raise ExportError(f"{folder}: {variant} loses too much on the {source}; take it all the same with --force")
     card = _card(run, network) | {"variant": row.variant, "fidelity": row.to_dict()}
     try:
         with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
@@ -252,19 +261,20 @@ def _write_variants(
 
 
 def _smallest_first(
-    run: Run, network: Any, reference: Forward, say: Callable[[str], None]
+    run: Run, network: Any, reference: Forward, say: Callable[[str], None], only: str | None
 ) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     """Variant, file and float parts for the tablet app, made one after the other."""
     size, content = int(network.input_shape[1]), convert(network, attention=True)
     require_built_in(content)
-    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
-    for variant in reversed(QUANTISED):
+    wanted = [only] if only else list(reversed(VARIANTS))
+    if set(wanted) & set(QUANTISED):
+        quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in wanted:
         say(f"trying {variant}")
-        yield (variant, *variants.choose(quantiser, variant, validation, say))
-    say("trying float16")
-    yield "float16", half(content), ()
-    say("taking float32")
-    yield VARIANTS[0], content, ()
+        if variant in QUANTISED:
+            yield (variant, *variants.choose(quantiser, variant, validation, say))
+        else:
+            yield variant, half(content) if variant == "float16" else content, ()
 
 
 def _quantiser(run: Run, content: bytes, size: int) -> Quantiser:

@@ -33,7 +33,7 @@ _NOT_INTENDED = (
 )
 
 
-def write_card(run: Run, folder: str | os.PathLike | None = None) -> list[Path]:
+def write_card(run: Run, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write model_card.md and model_card.json.
 
     Args:

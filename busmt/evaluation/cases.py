@@ -99,7 +99,7 @@ def write_cases(
     cases: list[Case],
     catalog: Catalog,
     predict: Callable[[Catalog], Iterable[Prediction]],
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     stamp: str = "",
 ) -> list[Case]:
     """Predict the chosen images again and write a picture of each; masks of the rest were never kept.
@@ -136,7 +136,7 @@ def write_cases(
     return [Case(case.kind, case.image_id, case.caption, pictures[case.image_id]) for case in cases]
 
 
-def read_pictures(folder: str | os.PathLike, stamp: str) -> dict[str, Path]:
+def read_pictures(folder: str | os.PathLike[str], stamp: str) -> dict[str, Path]:
     """Pictures by image_id that `write_cases` wrote for the evaluation with this stamp; none for another one."""
     index = _read_index(Path(folder))
     if index.get("stamp") != stamp:
@@ -144,7 +144,7 @@ def read_pictures(folder: str | os.PathLike, stamp: str) -> dict[str, Path]:
     return {image_id: Path(folder) / name for image_id, name in index["pictures"].items()}
 
 
-def picture_path(folder: str | os.PathLike, image_id: str) -> Path:
+def picture_path(folder: str | os.PathLike[str], image_id: str) -> Path:
     """Where the picture of a case lies: another file for every image_id, with a name that any system accepts."""
     return Path(folder) / f"{quote(image_id, safe=_SAFE)}.png"
 

@@ -47,8 +47,8 @@ def evaluate_run(
     *,
     part: str = "test",
     external: Catalog | None = None,
-    model: str | os.PathLike | None = None,
-    out: str | os.PathLike | None = None,
+    model: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
     pictures: bool = True,
@@ -123,7 +123,7 @@ def home_cohort(run: Run) -> str:
 
 
 def provenance(
-    run: Run, catalog: Catalog, part: str, external: Catalog | None, model: str | os.PathLike | None = None
+    run: Run, catalog: Catalog, part: str, external: Catalog | None, model: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
     """What was scored, with what, when: enough to repeat it."""
     config, environment = run.config, run.environment()
@@ -159,7 +159,7 @@ def images_also_trained_on(run: Run, external: Catalog) -> int:
     return sum(file_hash(sample.image) in seen for sample in external)
 
 
-def model_hash(path: str | os.PathLike) -> str:
+def model_hash(path: str | os.PathLike[str]) -> str:
     """sha256 of a model: of its file, or of the names and contents of the files in its folder."""
     folder = Path(path)
     if not folder.is_dir():

@@ -35,7 +35,7 @@ _BAND_RESAMPLES = 400
 _GRID = np.linspace(0, 1, 201)
 
 
-def write_figures(evaluation: Evaluation, folder: str | os.PathLike) -> list[Path]:
+def write_figures(evaluation: Evaluation, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every figure that the evaluation has data for, each as PNG and SVG.
 
     Returns:

@@ -90,7 +90,7 @@ def evaluate_table(
     return Evaluation(table, metrics)
 
 
-def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike, figures: bool = True) -> list[Path]:
+def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], figures: bool = True) -> list[Path]:
     """Write metrics.json, per_image.csv and, if wanted, figures (PNG and SVG) into a folder; each file atomically.
 
     Returns:
@@ -106,17 +106,17 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike, figures:
     return [metrics, table, *(write_figures(evaluation, folder / "figures") if figures else [])]
 
 
-def write_metrics(metrics: Mapping[str, Any], path: str | os.PathLike) -> None:
+def write_metrics(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write metrics as JSON, atomically; NaN becomes null."""
     write_json(path, metrics)
 
 
-def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
+def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a per-image table as CSV, atomically."""
     tables.write_table(path, table, float_format="%.9g")
 
 
-def read_evaluation(folder: str | os.PathLike) -> Evaluation:
+def read_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
     """Read back what `write_evaluation` wrote.
 
     Raises:

@@ -75,7 +75,7 @@ class Scored:
         return self.evaluation.metrics
 
 
-def write_report(runs: Sequence[Run], out: str | os.PathLike | None = None) -> Path:
+def write_report(runs: Sequence[Run], out: str | os.PathLike[str] | None = None) -> Path:
     """Write the report of an evaluated run, or of runs that tested different folds of one cohort.
 
     External cohorts that the first run was evaluated on are part of the report.

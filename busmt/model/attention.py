@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -29,7 +31,7 @@ class AttentionGate(layers.Layer):
         ((1, 16, 16, 4), (1, 16, 16, 1))
     """
 
-    def __init__(self, filters: int, **kwargs):
+    def __init__(self, filters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.project_skip = layers.Conv2D(filters, 2, strides=2, use_bias=False, name="project_skip")
@@ -37,22 +39,22 @@ class AttentionGate(layers.Layer):
         self.psi = layers.Conv2D(1, 1, name="psi")
         self.upsample = layers.UpSampling2D(2, interpolation="bilinear", name="upsample")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         skip, gate = input_shape
         self.project_skip.build(skip)
         self.project_gate.build(gate)
         self.psi.build((*gate[:-1], self.filters))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         skip, gate = inputs
         mixed = ops.relu(self.project_skip(skip) + self.project_gate(gate))
         coefficients = ops.sigmoid(self.upsample(self.psi(mixed)))
         return skip * coefficients, coefficients
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         skip = tuple(input_shape[0])
         return skip, (*skip[:-1], 1)
 
-    def get_config(self):
+    def get_config(self) -> Any:
         return {**super().get_config(), "filters": self.filters}

@@ -7,6 +7,7 @@ the one before. The last one is the bottleneck.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ EFFICIENTNET_LITE0_BLOCKS: tuple[tuple[int, int, int, int, int], ...] = (
 _SKIP_BLOCKS = (0, 2, 4, 10, 15)
 
 
-def unet_encoder(inputs, width: int, depth: int) -> list:
+def unet_encoder(inputs: Any, width: int, depth: int) -> list[Any]:
     """Plain U-Net encoder (Ronneberger et al., MICCAI 2015) with batch normalisation.
 
     Args:
@@ -45,7 +46,7 @@ def unet_encoder(inputs, width: int, depth: int) -> list:
     return features
 
 
-def efficientnet_lite0(inputs, weights: Mapping[str, np.ndarray] | None = None) -> list:
+def efficientnet_lite0(inputs: Any, weights: Mapping[str, np.ndarray] | None = None) -> list[Any]:
     """EfficientNet-Lite0: ReLU6 and no squeeze-and-excitation, made for TFLite.
 
     Args:
@@ -70,7 +71,7 @@ def efficientnet_lite0(inputs, weights: Mapping[str, np.ndarray] | None = None) 
     return features
 
 
-def convolve_twice(tensor, filters: int, name: str):
+def convolve_twice(tensor: Any, filters: int, name: str) -> Any:
     """Two 3x3 convolutions, each with batch normalisation and ReLU."""
     for step in (1, 2):
         tensor = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv{step}")(tensor)
@@ -79,7 +80,7 @@ def convolve_twice(tensor, filters: int, name: str):
     return tensor
 
 
-def _inverted_residual(tensor, index: int, kernel: int, stride: int, expansion: int, filters: int):
+def _inverted_residual(tensor: Any, index: int, kernel: int, stride: int, expansion: int, filters: int) -> Any:
     shortcut, name = tensor, f"encoder_block{index}"
     channels = tensor.shape[-1]
     if expansion > 1:
@@ -93,7 +94,7 @@ def _inverted_residual(tensor, index: int, kernel: int, stride: int, expansion: 
     return tensor
 
 
-def _normed(tensor, convolution, relu: bool):
+def _normed(tensor: Any, convolution: Any, relu: bool) -> Any:
     tensor = convolution(tensor)
     tensor = layers.BatchNormalization(momentum=0.97, epsilon=1e-3, name=f"{convolution.name}_norm")(tensor)
     return layers.ReLU(6.0, name=f"{convolution.name}_relu")(tensor) if relu else tensor

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from keras import ops
 
 _SMOOTH = 1.0
 
 
-def dice_bce(truth, logits):
+def dice_bce(truth: Any, logits: Any) -> Any:
     """Soft Dice of lesion images plus binary cross-entropy of all.
 
     Where the true mask is empty, Dice has no overlap to reward and is left out: cross-entropy alone asks for
@@ -27,7 +28,7 @@ def dice_bce(truth, logits):
     return _has_lesion(truth) * dice + cross_entropy
 
 
-def focal_tversky(truth, logits):
+def focal_tversky(truth: Any, logits: Any) -> Any:
     """Focal Tversky loss (Abraham & Khan, ISBI 2019: alpha 0.7, beta 0.3, gamma 4/3) of lesion images.
 
     Images with an empty true mask get the mean cross-entropy instead: their Tversky index is 0 whatever
@@ -44,7 +45,7 @@ def focal_tversky(truth, logits):
     return lesion * ops.power(ops.maximum(1.0 - index, 1e-6), 0.75) + (1.0 - lesion) * cross_entropy
 
 
-def label_cross_entropy(truth, probabilities, smoothing: float = 0.0):
+def label_cross_entropy(truth: Any, probabilities: Any, smoothing: float = 0.0) -> Any:
     """Categorical cross-entropy with label smoothing.
 
     Args:
@@ -56,18 +57,18 @@ def label_cross_entropy(truth, probabilities, smoothing: float = 0.0):
     return -ops.sum(soft * ops.log(ops.clip(probabilities, 1e-6, 1.0)), axis=-1)
 
 
-def logits_of(probability):
+def logits_of(probability: Any) -> Any:
     """Inverse of the sigmoid, kept finite by clipping to [1e-6, 1 - 1e-6]."""
     probability = ops.clip(probability, 1e-6, 1.0 - 1e-6)
     return ops.log(probability) - ops.log(1.0 - probability)
 
 
-MASK_LOSSES: dict[str, Callable] = {"dice_bce": dice_bce, "focal_tversky": focal_tversky}
+MASK_LOSSES: dict[str, Callable[..., Any]] = {"dice_bce": dice_bce, "focal_tversky": focal_tversky}
 
 
-def _has_lesion(truth):
+def _has_lesion(truth: Any) -> Any:
     return ops.cast(ops.max(truth, axis=(1, 2, 3)) > 0.5, truth.dtype)
 
 
-def _cross_entropy(truth, logits):
+def _cross_entropy(truth: Any, logits: Any) -> Any:
     return ops.relu(logits) - logits * truth + ops.log1p(ops.exp(-ops.abs(logits)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -81,7 +83,7 @@ def available_encoder(config: NetworkConfig) -> str:
     return config.encoder
 
 
-def _encode(image, config: NetworkConfig) -> list:
+def _encode(image: Any, config: NetworkConfig) -> list[Any]:
     if config.encoder == "unet":
         return unet_encoder(image, config.width, config.depth)
     if not config.pretrained:
@@ -95,7 +97,7 @@ def _encode(image, config: NetworkConfig) -> list:
     return efficientnet_lite0(image, pretrained.read_legacy_torch(path))
 
 
-def _decode(skips: list, bottleneck, config: NetworkConfig) -> list:
+def _decode(skips: list[Any], bottleneck: Any, config: NetworkConfig) -> list[Any]:
     """Decoder features, coarsest first."""
     decoded, tensor = [], bottleneck
     for level in reversed(range(len(skips))):
@@ -116,7 +118,7 @@ def _decoder_filters(level: int, config: NetworkConfig) -> int:
     return config.decoder_width * (level + 1)
 
 
-def _classify(bottleneck, decoded: list, mask_logits, config: NetworkConfig):
+def _classify(bottleneck: Any, decoded: list[Any], mask_logits: Any, config: NetworkConfig) -> Any:
     """Class logits from the shared bottleneck and from what lies under the predicted mask."""
     parts = [
         layers.GlobalAveragePooling2D(name="class_mean")(bottleneck),

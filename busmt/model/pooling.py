@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -27,11 +29,11 @@ class LesionPooling(layers.Layer):
         (2, 8)
     """
 
-    def __init__(self, rim: int = 1, **kwargs):
+    def __init__(self, rim: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rim = rim
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         features, logits = inputs
         mask = ops.sigmoid(ops.stop_gradient(logits))
         factor = logits.shape[1] // features.shape[1]
@@ -42,12 +44,12 @@ class LesionPooling(layers.Layer):
         peak = ops.max(mask, axis=(1, 2))
         return ops.concatenate([_mean(features, mask), _mean(features, spread - mask), area, peak], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0][0], 2 * input_shape[0][-1] + 2
 
-    def get_config(self):
+    def get_config(self) -> Any:
         return {**super().get_config(), "rim": self.rim}
 
 
-def _mean(features, weights):
+def _mean(features: Any, weights: Any) -> Any:
     return ops.sum(features * weights, axis=(1, 2)) / (ops.sum(weights, axis=(1, 2)) + 1.0)

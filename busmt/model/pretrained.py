@@ -71,7 +71,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:
+def _tensor(storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...], *_: Any) -> _Tensor:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -96,7 +96,7 @@ def _load(file: BinaryIO) -> Any:
     return _Unpickler(file).load()
 
 
-def _read_storages(file: BinaryIO, keys: list, tensors: dict[str, _Tensor]) -> dict[str, np.ndarray]:
+def _read_storages(file: BinaryIO, keys: list[Any], tensors: dict[str, _Tensor]) -> dict[str, np.ndarray]:
     kinds = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     storages = {}
     for key in map(str, keys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -49,12 +51,12 @@ class ConsistencyRefinement(layers.Layer):
         True
     """
 
-    def __init__(self, exchange: bool = True, window: int = 8, **kwargs):
+    def __init__(self, exchange: bool = True, window: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.exchange = exchange
         self.window = window
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.mask_offset = self.add_weight(name="mask_offset", initializer="zeros", trainable=False)
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         if self.exchange:
@@ -64,7 +66,7 @@ class ConsistencyRefinement(layers.Layer):
             self.class_to_mask = self.add_weight(name="class_to_mask", initializer=start)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: Any = False) -> Any:
         mask, label = (ops.clip(tensor, -LIMIT, LIMIT) for tensor in inputs)
         if self.exchange:
             margin = ops.max(label[:, 1:], axis=-1, keepdims=True) - label[:, :1] + self._evidence(mask)
@@ -78,11 +80,11 @@ class ConsistencyRefinement(layers.Layer):
             mask, label = mask + self.mask_offset, label / self.temperature
         return ops.sigmoid(mask), ops.softmax(label, axis=-1)
 
-    def _evidence(self, mask):
+    def _evidence(self, mask: Any) -> Any:
         strongest = ops.max(self._patches(mask), axis=(1, 2))
         return ops.softplus(self.mask_to_class) * ops.clip(strongest, -8.0, 8.0) + self.bias
 
-    def _decide(self, margin, mask):
+    def _decide(self, margin: Any, mask: Any) -> Any:
         present = ops.cast(margin > 0.0, mask.dtype)
         margin = present * ops.maximum(margin, MARGIN) + (1.0 - present) * ops.minimum(margin, -MARGIN)
         patch = ops.max(self._patches(mask), axis=(1, 2), keepdims=True)
@@ -94,12 +96,12 @@ class ConsistencyRefinement(layers.Layer):
         gate = present[:, :, None, None]
         return margin, mask + gate * lift - (1.0 - gate) * drop
 
-    def _patches(self, mask):
+    def _patches(self, mask: Any) -> Any:
         side = min(self.window, mask.shape[1], mask.shape[2])
         return ops.average_pool(mask, side, strides=max(1, side // 2), padding="valid")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return tuple(input_shape[0]), tuple(input_shape[1])
 
-    def get_config(self):
+    def get_config(self) -> Any:
         return {**super().get_config(), "exchange": self.exchange, "window": self.window}

@@ -28,7 +28,7 @@ _DAMAGE = (
 """What reading a damaged zip is known to raise."""
 
 
-def write_checkpoint(path: Path, variables: dict[str, list], meta: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, variables: dict[str, list[Any]], meta: dict[str, Any]) -> None:
     """Write groups of Keras variables, in order, and JSON bookkeeping; atomic."""
     arrays = {
         f"{group}/{index:04d}": np.asarray(variable)
@@ -41,7 +41,7 @@ def write_checkpoint(path: Path, variables: dict[str, list], meta: dict[str, Any
     write_atomically(path, buffer.getvalue(), durable=True)
 
 
-def read_checkpoint(path: Path, variables: dict[str, list]) -> dict[str, Any]:
+def read_checkpoint(path: Path, variables: dict[str, list[Any]]) -> dict[str, Any]:
     """Assign the stored values to the variables and return the bookkeeping.
 
     Nothing is assigned unless all of the file is sound and fits.

@@ -66,8 +66,8 @@ def cross_validate(
     name: str,
     run_one: RunFold | None = None,
     *,
-    results: str | os.PathLike = "results",
-    runs: str | os.PathLike = "runs",
+    results: str | os.PathLike[str] = "results",
+    runs: str | os.PathLike[str] = "runs",
     only: Sequence[int] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> CrossValidation:
@@ -139,7 +139,7 @@ def run_fold(
     evaluate_run(run, Predictor.load(run.path), pictures=False)
 
 
-def pool_folds(folder: str | os.PathLike, folds: Sequence[int] | None = None) -> CrossValidation:
+def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = None) -> CrossValidation:
     """Put the fold files of an experiment together and write the pooled metrics.json beside them.
 
     Args:

@@ -183,7 +183,7 @@ class _Keeper(keras.callbacks.Callback):
         for old in set(self.folder.glob("best_*.npz")) - needed:
             old.unlink()
 
-    def _state(self) -> dict[str, list]:
+    def _state(self) -> dict[str, list[Any]]:
         extra = [] if self.trainer.log_variances is None else [self.trainer.log_variances]
         return {
             "network": self.trainer.network.variables,

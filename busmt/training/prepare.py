@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 Stage = Callable[[str], AbstractContextManager[Progress]]
 
 
-def prepare_run(config: Config, folder: str | os.PathLike, stage: Stage | None = None) -> Run:
+def prepare_run(config: Config, folder: str | os.PathLike[str], stage: Stage | None = None) -> Run:
     """Read and check the data and make the run folder; nothing is left behind if that fails.
 
     Args:

@@ -65,7 +65,7 @@ class Run:
         self.path, self.config = path, config
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Run:
+    def open(cls, path: str | os.PathLike[str]) -> Run:
         """Open a run folder.
 
         Raises:

@@ -11,7 +11,7 @@ from busmt.training.prepare import prepare_run
 from busmt.training.run import Run
 
 
-def train_or_resume(config: Config, folder: str | os.PathLike, *, verbose: bool = True) -> Run:
+def train_or_resume(config: Config, folder: str | os.PathLike[str], *, verbose: bool = True) -> Run:
     """A finished run of this configuration: trained anew, continued, or found as it is.
 
     Args:

@@ -17,7 +17,7 @@ from busmt.prediction import load_network
 from busmt.training.run import Run
 
 
-def start_from(network: keras.Model, source: str | os.PathLike) -> dict[str, Any]:
+def start_from(network: keras.Model, source: str | os.PathLike[str]) -> dict[str, Any]:
     """Copy the weights of a finished network, layer by layer, where name and shapes agree.
 
     The refinement layer keeps its own start: what it holds was fitted on the other cohort's validation part.

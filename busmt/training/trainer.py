@@ -26,7 +26,7 @@ class MultiTaskTrainer(keras.Model):
         config: losses and task weights.
     """
 
-    def __init__(self, network: keras.Model, config: LossConfig, **kwargs):
+    def __init__(self, network: keras.Model, config: LossConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = network
         self.settings = config
@@ -37,13 +37,15 @@ class MultiTaskTrainer(keras.Model):
             self.log_variances = self.add_weight(shape=(2,), initializer="zeros", name="log_variances")
         self.build(network.input_shape)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: Any = False) -> Any:
         return self.network(inputs, training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: Any = True
+    ) -> Any:
         losses = self.task_losses(y, y_pred)
         for name, value in zip(LOSS_NAMES, losses, strict=True):
             self.parts[name].update_state(value)
@@ -56,7 +58,7 @@ class MultiTaskTrainer(keras.Model):
                 total = total + weight * (ops.exp(-self.log_variances[task]) * value + self.log_variances[task])
         return total
 
-    def task_losses(self, truth, predicted) -> tuple[Any, Any]:
+    def task_losses(self, truth: Any, predicted: Any) -> tuple[Any, Any]:
         """(mask loss, class loss), scalars, means over the batch."""
         mask = ops.cast(truth[MASK_OUTPUT], "float32")
         smoothing = self.settings.label_smoothing
@@ -67,7 +69,7 @@ class MultiTaskTrainer(keras.Model):
         return 0.5 * ops.mean(raw_mask + refined_mask), 0.5 * ops.mean(raw_label + refined_label)
 
     @property
-    def metrics(self):
+    def metrics(self) -> Any:
         return [*super().metrics, *self.parts.values()]
 
 

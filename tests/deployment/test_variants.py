@@ -256,3 +256,13 @@ def test_the_tablet_app_gets_the_smallest_variant_that_passes(run, quick, tmp_pa
     assert json.loads((tmp_path / "two" / "model.json").read_text())["variant"] == "int8"
     with pytest.raises(ExportError, match="two: exists and is not empty"):
         export_tablet(run, tmp_path / "two")
+
+
+def test_the_tablet_app_gets_the_variant_that_was_asked_for(run, quick, tmp_path, monkeypatch):
+    result = export_tablet(run, tmp_path / "half", variant="float16")
+    assert [row.variant for row in result.variants] == ["float16"]
+    assert json.loads((tmp_path / "half" / "model.json").read_text())["variant"] == "float16"
+    monkeypatch.setattr(variants, "MAX_LOSS", -1.0)
+    with pytest.raises(ExportError, match="float16 loses too much"):
+        export_tablet(run, tmp_path / "none", variant="float16")
+    assert not (tmp_path / "none").exists()
