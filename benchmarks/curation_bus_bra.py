@@ -25,7 +25,6 @@ from busmt.data.curation.cache import Cache
 from busmt.data.curation.candidates import find_candidates
 from busmt.data.curation.fingerprints import fingerprints
 
-
 # Pairs of two case numbers that were looked at side by side and show one lesion (docs/curation.md).
 SEEN_AS_ONE_LESION = (
     ("bus_0044-l", "bus_0065-l"), ("bus_0044-r", "bus_0065-r"), ("bus_0056-l", "bus_0091-l"),
