@@ -73,24 +73,27 @@ def colour_difference(colour: np.ndarray) -> np.ndarray:
 
 def _drawn_marks(strokes: np.ndarray) -> _Found:
     """Marks on a map of what was drawn; each kind is taken off the map before the next is looked for."""
-    words = shapes.drawn_lines(strokes, 3)
-    found: _Found = [("text", line) for line in words]
-    strokes = strokes & _outside(words, strokes.shape)
+    found: _Found = []
+    for kind, look in (
+        ("text", lambda rest: shapes.drawn_lines(rest, 3)),
+        ("body-mark", shapes.body_marks),
+    ):
+        strokes = _taken(strokes, kind, look(strokes), found)
     sides = shapes.frame_sides(strokes)
-    frames = shapes.frames(sides)
-    found += [("overlay", box) for box in frames]
+    found += [("overlay", box) for box in shapes.frames(sides)]
     strokes = strokes & ~cv2.dilate(sides.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
     for kind, look in (
         ("caliper", shapes.drawn_crosses),
-        ("body-mark", shapes.body_marks),
         ("text", lambda rest: shapes.drawn_lines(rest, 2)),
     ):
-        boxes = look(strokes)
-        if kind == "body-mark":  # what is left of a frame's sides
-            boxes = [box for box in boxes if not any(shapes.overlaps(box, frame, 5) for frame in frames)]
-        found += [(kind, box) for box in boxes]
-        strokes = strokes & _outside(boxes, strokes.shape)
+        strokes = _taken(strokes, kind, look(strokes), found)
     return found
+
+
+def _taken(strokes: np.ndarray, kind: str, boxes: list[shapes.Box], found: _Found) -> np.ndarray:
+    """Notes marks in `found` and gives the map without them."""
+    found += [(kind, box) for box in boxes]
+    return strokes & _outside(boxes, strokes.shape)
 
 
 def clutter(colour: np.ndarray) -> int:
