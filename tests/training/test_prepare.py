@@ -164,3 +164,16 @@ def test_the_model_of_an_unfinished_run_is_refused_with_the_way_on(run):
 def test_a_seed_beyond_what_generators_take_is_refused_before_anything_is_made(section):
     with pytest.raises(ConfigError, match=f"{section}.seed must be between 0 and 2147483647, got 5000000000"):
         config(**{section: {"seed": 5_000_000_000}})
+
+
+def test_paths_in_the_configuration_are_those_of_any_folder(phantom_folder, tmp_path, monkeypatch):
+    """A run is continued and repeated from anywhere."""
+    (tmp_path / "first.keras").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cohort").symlink_to(phantom_folder)
+    settings = {"data": {"path": "cohort"}, "training": {"start": "first.keras"}}
+    run = prepare_run(Config.preset("tiny", settings), "run")
+    assert run.config.data.path == str(tmp_path / "cohort")
+    assert run.config.training.start == str(tmp_path / "first.keras")
+    run = prepare_run(Config.preset("tiny", {"data": {"path": "cohort"}, "folds": {"file": "run/folds.csv"}}), "other")
+    assert run.config.folds.file == str(tmp_path / "run" / "folds.csv")
