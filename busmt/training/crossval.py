@@ -11,6 +11,8 @@ import io
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -268,11 +270,23 @@ def _require_same(record: dict[str, Any], config: dict[str, Any], file: Path) ->
 
 def _in_new_process(run_one: RunFold, config: Config, place: Path) -> None:
     """Each fold has a process of its own: nothing of one leaks into the next, and memory is given back."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         try:
             pool.submit(run_one, config, place).result()
         except BrokenProcessPool as error:
             raise RunError(f"{place}: its process was ended; the same command continues it") from error
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, whatever ended that: nobody would collect the result."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _number(file: Path) -> int:

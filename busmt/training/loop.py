@@ -62,13 +62,14 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
     stopped, because the data of an epoch depend on nothing but (catalog, seed, epoch).
 
     Raises:
-        RunError: already finished, no sound checkpoint fits the network, the loss is no longer a number, a file
-            cannot be read or written (a full disk, say), or the data are no longer those of its start.
+        RunError: already finished, being trained by another process, no sound checkpoint fits the network, the loss
+            is no longer a number, a file cannot be read or written (a full disk, say), or the data are no longer
+            those of its start.
     """
     reporter = reporter or SilentReporter()
     if run.finished:
         raise RunError(f"{run.path}: training has finished; evaluate it with: busmt evaluate {run.path}")
-    with _one_line_errors(run):
+    with _one_line_errors(run), run.locked():
         _train(run, reporter)
     return run
 

@@ -79,6 +79,28 @@ class Run:
             raise RunError(f"{folder}: not a run folder ({missing[0]} is missing)")
         return cls(folder, Config.from_yaml(folder / CONFIG))
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run; the lock goes with the process, however that ends.
+
+        Raises:
+            RunError: another process is training it.
+        """
+        from filelock import FileLock, Timeout
+
+        (self.path / LOGS).mkdir(exist_ok=True)
+        lock = FileLock(self.path / LOGS / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{self.path}: another process is training this run; wait for it, or end it first"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     @property
     def name(self) -> str:
         """The folder's name."""

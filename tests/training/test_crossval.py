@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,12 @@ def fake_fold(config, place):
 
 def ended_fold(config, place):
     os._exit(9)
+
+
+def endless_fold(config, place):
+    place.mkdir(parents=True)
+    (place / "process").write_text(str(os.getpid()))
+    time.sleep(600)
 
 
 def refused_fold(config, place):
@@ -191,6 +199,42 @@ def test_errors_of_a_fold_arrive(config, tmp_path):
     with pytest.raises(RunError, match="its process was ended"):
         again(config, tmp_path, ended_fold)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_fold_ends_with_the_process_that_asked_for_it(config, tmp_path):
+    config.to_yaml(tmp_path / "config.yaml")
+    code = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from test_crossval import endless_fold
+from busmt.config import Config
+from busmt.training.crossval import cross_validate
+if __name__ == "__main__":
+    cross_validate(Config.from_yaml("config.yaml"), "discs", endless_fold)
+"""
+    (tmp_path / "ask.py").write_text(code)
+    here = Path(__file__).parent
+    asking = subprocess.Popen([sys.executable, "ask.py", here, here.parent / "evaluation"], cwd=tmp_path)
+    own = tmp_path / "runs" / "discs-fold0" / "process"
+    deadline = time.monotonic() + 120
+    while not (own.is_file() and own.read_text()):
+        assert asking.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    number = int(own.read_text())
+    asking.kill()
+    asking.wait()
+    while _lives(number):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _lives(number: int) -> bool:
+    """Whether a process runs; one that ended and was not collected yet does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_an_unknown_fold_is_refused(config, tmp_path):

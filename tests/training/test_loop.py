@@ -174,6 +174,14 @@ def test_learned_task_weights_are_kept_in_the_checkpoint(stopped_early):
         assert stored["tasks/0000"].shape == (2,)
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(phantom_folder, tmp_path, python):
+    run = small_run(phantom_folder, tmp_path / "shared", epochs=1)
+    code = "import sys; from busmt.training.run import Run; Run.open(sys.argv[1]).locked().__enter__()"
+    with run.locked():
+        assert "another process is training this run" in python(code, run.path, check=False).stderr
+    assert python(code, run.path).returncode == 0
+
+
 def test_a_finished_run_is_not_trained_again(tiny_run):
     with pytest.raises(RunError, match="training has finished; evaluate it with: busmt evaluate"):
         train(tiny_run)
