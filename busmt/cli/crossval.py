@@ -92,7 +92,8 @@ def _print(outcome: Any) -> None:
     counts = f"{metrics['images']} test images of {metrics['groups']} groups"
     print_table(headline(metrics), f"{outcome.name}: {counts}, {len(outcome.done)} folds")
     print_folds({outcome.name: facts["by_fold"]})
-    say(f"training took {facts['cpu_hours']:.2f} CPU hours")
+    if facts["cpu_hours"] is not None:
+        say(f"training took {facts['cpu_hours']:.2f} CPU hours")
     if outcome.missing:
         say(f"not finished: folds {', '.join(map(str, outcome.missing))}; the same command computes them")
     say(f"metrics: {outcome.folder / METRICS_FILE}")

@@ -171,7 +171,7 @@ def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = Non
         "folds": list(done),
         "missing": list(missing),
         "by_fold": fold_by_fold(system, evaluation.classes),
-        "cpu_hours": sum(record["cpu_hours"] for record in records),
+        "cpu_hours": _total([record["cpu_hours"] for record in records]),
         "training_seed": records[0]["config"]["training"]["seed"],
         "data_fingerprint": records[0]["data_fingerprint"],
         "busmt": sorted({record["environment"]["busmt"] for record in records}),
@@ -215,7 +215,7 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
         "data_fingerprint": environment["data"]["fingerprint"],
         "images": run.folds()["part"].value_counts().to_dict(),
         "epochs": len(history),
-        "cpu_hours": round(environment.get("cpu_seconds", 0.0) / 3600, 4),
+        "cpu_hours": round(environment["cpu_seconds"] / 3600, 4) if "cpu_seconds" in environment else None,
         "calibration": run.calibration(),
         # one string a row, so that two versions of the file can be compared line by line
         "per_image": table.to_csv(index=False, float_format=_FLOATS).splitlines(),
@@ -276,6 +276,12 @@ def _in_new_process(run_one: RunFold, config: Config, place: Path) -> None:
             pool.submit(run_one, config, place).result()
         except BrokenProcessPool as error:
             raise RunError(f"{place}: its process was ended; the same command continues it") from error
+
+
+def _total(hours: list[float | None]) -> float | None:
+    """None where the cost of one is not known: of runs that were trained before it was recorded."""
+    known = [value for value in hours if value is not None]
+    return sum(known) if len(known) == len(hours) else None
 
 
 def _end_with(parent: int) -> None:

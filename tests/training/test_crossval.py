@@ -179,6 +179,16 @@ def test_fold_files_of_other_data_are_not_merged(finished, tmp_path):
         pool_folds(folder)
 
 
+def test_an_unknown_cost_is_not_taken_for_none(finished, tmp_path):
+    place, _ = finished
+    folder = shutil.copytree(place / "results" / "discs", tmp_path / "discs")
+    assert pool_folds(folder).evaluation.metrics["cross_validation"]["cpu_hours"] == pytest.approx(0.02)
+    record = json.loads((folder / "fold_1.json").read_text())
+    record["cpu_hours"] = None
+    (folder / "fold_1.json").write_text(json.dumps(record))
+    assert pool_folds(folder).evaluation.metrics["cross_validation"]["cpu_hours"] is None
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "busmt-fold", "schema_version": 99}'])
 def test_damaged_fold_files_are_named(finished, tmp_path, content):
     place, _ = finished
