@@ -21,13 +21,14 @@ _MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
 Examples:
   busmt predict image.png --model runs/busi
   busmt predict scans/ more/*.png --model exports/model-int8.tflite --out results/ --json
+  busmt predict curated/catalog.csv --model runs/busi
 \b
 Writes NAME_mask.png and NAME_overlay.png for each image, and predictions.json and predictions.csv.
 A .tflite model needs no TensorFlow (pip install "busmt[lite]").
 Exit code 1: some images could not be read; they are named, the others are done.
 """
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMAGE|FOLDER|CATALOG...")
 @click.option("--model", required=True, metavar="PATH", help="Run folder, .keras, SavedModel or .tflite.")
 @click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Where the results go.")
 @json_option
@@ -78,6 +79,15 @@ def collect_inputs(inputs: tuple[str, ...]) -> list[tuple[Path, str]]:
     found: list[tuple[Path, Path]] = []
     for text in inputs:
         given = Path(text)
+        if given.suffix.lower() == ".csv":
+            from busmt.data.cohorts import read_cohort
+
+            table = read_cohort(given, strict=False).table
+            found += [
+                (Path(image), Path(Path(name).name))
+                for image, name in zip(table["image"], table["image_id"], strict=True)
+            ]
+            continue
         if not given.is_dir():
             found.append((given, Path(given.stem)))
             continue

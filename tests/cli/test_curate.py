@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from busmt.cli import main as entry
+from busmt.cli.predict import collect_inputs
 from busmt.data import images
 from busmt.data.phantom import make_phantom
 
@@ -63,6 +64,9 @@ def test_files_are_written_and_the_catalog_can_be_read_again(command, busi, tmp_
     again = pd.read_csv(tmp_path / "again" / "decisions.csv", keep_default_na=False)
     assert set(again["decision"]) <= {"kept", "flagged"}
     assert len(again) == 5
+    predicted = collect_inputs((str(tmp_path / "curated" / "catalog.csv"),))
+    assert sorted(name for _, name in predicted) == sorted(again["image_id"])
+    assert all(path.is_file() for path, _ in predicted)
 
 
 def test_the_report_needs_no_other_file(command, busi, tmp_path):
@@ -94,7 +98,10 @@ def test_comparison_tells_and_shows_the_differences(command, busi, tmp_path):
     counts = json.loads(out)["comparison"]
     assert (counts["kept_in_both"], counts["removed_only_here"], counts["removed_only_there"]) == (1, 1, 4)
     assert counts["removed_there_in_duplicate_group_here"] == 1
-    assert "data:image/jpeg" in (tmp_path / "curated" / "comparison.html").read_text()
+    html = (tmp_path / "curated" / "comparison.html").read_text()
+    assert "data:image/jpeg" in html
+    assert "kept as the best copy of its duplicates" in html or "kept: no other image of the lesion" in html
+    assert "Differences to list.csv" in html
 
 
 def test_a_curated_list_and_overrides(command, busi, tmp_path):

@@ -81,23 +81,38 @@ def write_comparison(
     table = compare(catalog, curation, source)
     write_table(out / "comparison.csv", table)
     counts = summary(table)
-    write_cards(out / "comparison.html", f"Differences to {source}", counts, _sections(table), catalog, progress)
+    title = f"Differences to {Path(source).name}"
+    write_cards(out / "comparison.html", title, counts, _sections(table, _partners(curation.pairs)), catalog, progress)
     return counts
 
 
-def _sections(table: pd.DataFrame) -> list[dict]:
+def _partners(pairs: pd.DataFrame) -> dict[str, str]:
+    """Per image the most alike image of its lesion: copies before frames."""
+    order = pairs.assign(frame=pairs["kind"] == "frame").sort_values(
+        ["frame", "similarity", "first", "second"], ascending=[True, False, True, True]
+    )
+    found: dict[str, str] = {}
+    for first, second in zip(order["first"], order["second"], strict=True):
+        found.setdefault(first, second)
+        found.setdefault(second, first)
+    return found
+
+
+def _sections(table: pd.DataFrame, partners: dict[str, str]) -> list[dict]:
     sections = []
     for title, here, there in (("Removed only here", "removed", "kept"), ("Removed only there", "kept", "removed")):
         part = table[(table["here"] == here) & (table["there"] == there)]
         cards = []
         for row in part.itertuples(index=False):
-            names = [row.image_id, *([row.evidence] if row.evidence else [])]
-            cards.append({"names": names, "caption": row.reason or _guess(row)})
+            other = row.evidence or partners.get(row.image_id, "")
+            caption = row.reason if here == "removed" else "; ".join(filter(None, (_guess(row), row.reason)))
+            cards.append({"names": [row.image_id, *([other] if other else [])], "caption": caption})
         sections.append({"title": title, "cards": cards})
     return sections
 
 
 def _guess(row) -> str:
+    """Why busmt keeps what another list removes."""
     if row.in_duplicate_group:
-        return "the best copy of its duplicates"
-    return "in one group with other frames" if row.in_group else "no partner found"
+        return "kept as the best copy of its duplicates"
+    return "kept, in one group with other frames" if row.in_group else "kept: no other image of the lesion was found"

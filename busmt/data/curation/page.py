@@ -21,7 +21,8 @@ __STYLE__</head><body>
 <h1>Curation</h1>
 <div class="bar"><button onclick="save()">Save overrides.csv</button>
 <span class="note"> Change a decision below the picture, save the file, and run the same command with
-<code>--overrides overrides.csv</code>. Orange: lesion outline. Blue: burnt-in marks.</span></div>
+<code>--overrides overrides.csv</code>. Orange: lesion outline.
+Blue: burnt-in marks; what they are stands in decisions.csv.</span></div>
 {% for note in notes %}<p><b>Note:</b> {{ note }}</p>{% endfor %}
 <table><tr><th>class</th><th>before</th><th>kept</th><th>of these flagged</th><th>removed</th></tr>
 {% for row in counts %}<tr><td>{{ row.class }}</td><td>{{ row.before }}</td><td>{{ row.kept }}</td>

@@ -76,10 +76,12 @@ def template_crosses(levels: np.ndarray, strokes: np.ndarray) -> list[Box]:
                 for template, diagonal in _CROSSES
                 if min(patch.shape) >= template.shape[0]
             )
+            if score <= _CROSS_SCORE:
+                continue
             centre = np.array([row + side // 2]), np.array([column + side // 2])
             arms, fields = _cross_parts(patch, *centre, diagonal)
             step = 0.5 * (arms.max() - fields.min())  # the bar of a T has no arm above it
-            if score > _CROSS_SCORE and (arms.min() - fields > step).sum() >= 3:
+            if (arms.min() - fields > step).sum() >= 3:
                 box = (max(0, int(left) - 10) + column, max(0, int(top) - 10) + row, side, side)
                 found.append((score, box))
     return _apart([box for _, box in sorted(found, key=lambda entry: (-entry[0], entry[1]))])

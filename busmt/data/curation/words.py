@@ -17,6 +17,8 @@ from busmt.data.curation.shapes import Box, around, overlaps
 WORDS = ("AXILLA", "axilla")
 _SCORE = 0.67
 """Least correlation; what is not the word stays below on BUSI and BUS-BRA."""
+_ROUGH = 0.42
+"""Least correlation with a few of the word's shapes for all of them to be tried."""
 _FONT_SIZE = 64
 _WEIGHTS = (1, 3)
 """Widening of the letters' strokes at the font's size, pixels: from regular to bold."""
@@ -70,27 +72,49 @@ def _best_in(levels: np.ndarray, box: Box) -> tuple[float, Box] | None:
     # What is brighter or darker than the letters is ground; a rest of the levels keeps even ground from being
     # constant, of which OpenCV says that it correlates with everything.
     patch = np.clip(1 - np.abs(patch - level) / _FALL, 0, 1) + 0.1 * patch / 255
+    rough = _matched(patch, height, _rough_shapes())
+    if rough is None or rough[0] < _ROUGH:
+        return None
+    best = _matched(patch, height, _fine_shapes())
+    if best is None:
+        return None
+    score, (across, down, wide, tall) = best
+    return score, (columns + across, rows + down, wide, tall)
+
+
+def _matched(patch: np.ndarray, height: int, tried: list[tuple[np.ndarray, float, float]]) -> tuple[float, Box] | None:
+    """Best correlation of (word, height, width) with a patch, and its box there."""
     best: tuple[float, Box] | None = None
-    for template in _templates():
-        for tall in _HEIGHTS:
-            size = max(_LEAST_HEIGHT, round(height * tall))
-            for stretch in _WIDTHS:
-                across = round(template.shape[1] * size / template.shape[0] * stretch)
-                if size > patch.shape[0] or across > patch.shape[1]:
-                    continue
-                word = cv2.resize(template, (across, size), interpolation=cv2.INTER_AREA)
-                _, score, _, place = cv2.minMaxLoc(cv2.matchTemplate(patch, word, cv2.TM_CCOEFF_NORMED))
-                window = patch[place[1] : place[1] + size, place[0] : place[0] + across]
-                if window.std() >= _CONTRAST and (best is None or score > best[0]):
-                    best = score, (columns + int(place[0]), rows + int(place[1]), across, size)
+    for template, tall, stretch in tried:
+        size = max(_LEAST_HEIGHT, round(height * tall))
+        across = round(template.shape[1] * size / template.shape[0] * stretch)
+        if size > patch.shape[0] or across > patch.shape[1]:
+            continue
+        word = cv2.resize(template, (across, size), interpolation=cv2.INTER_AREA)
+        _, score, _, place = cv2.minMaxLoc(cv2.matchTemplate(patch, word, cv2.TM_CCOEFF_NORMED))
+        if best is None or score > best[0]:
+            window = patch[place[1] : place[1] + size, place[0] : place[0] + across]
+            if window.std() >= _CONTRAST:
+                best = score, (int(place[0]), int(place[1]), across, size)
     return best
 
 
 @functools.cache
-def _templates() -> list[np.ndarray]:
+def _rough_shapes() -> list[tuple[np.ndarray, float, float]]:
+    return [
+        (word, tall, wide) for word in _templates(_WEIGHTS[-1:]) for tall in (0.94, 1.06, 1.22) for wide in (0.92, 1.08)
+    ]
+
+
+@functools.cache
+def _fine_shapes() -> list[tuple[np.ndarray, float, float]]:
+    return [(word, tall, wide) for word in _templates(_WEIGHTS) for tall in _HEIGHTS for wide in _WIDTHS]
+
+
+def _templates(weights: tuple[int, ...]) -> list[np.ndarray]:
     """The words in Pillow's own font, which is close to Helvetica and Arial, at several weights; float32 in [0, 1]."""
     font = ImageFont.load_default(_FONT_SIZE)
-    return [_rendered(word, font, weight) for word in WORDS for weight in _WEIGHTS]
+    return [_rendered(word, font, weight) for word in WORDS for weight in weights]
 
 
 def _rendered(word: str, font, weight: int) -> np.ndarray:

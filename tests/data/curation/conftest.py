@@ -14,11 +14,12 @@ from busmt.data.catalog import Catalog
 
 
 def make_scan(seed: int, size: tuple[int, int] = (120, 150)) -> np.ndarray:
-    """A smooth random scene with speckle, unlike that of any other seed."""
+    """A smooth random scene with speckle that is finer in depth than sideways, unlike that of any other seed."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.uniform(20, 200, (7, 9)).astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
     speckle = cv2.GaussianBlur(rng.rayleigh(1.0, size), (0, 0), size[0] / 80)
-    return np.clip(coarse * (speckle / speckle.mean()) ** 2, 0, 255).astype(np.uint8)
+    fine = cv2.GaussianBlur(rng.rayleigh(1.0, size), (0, 0), sigmaX=size[0] / 130, sigmaY=size[0] / 260)
+    return np.clip(coarse * (speckle / speckle.mean()) ** 2 * (fine / fine.mean()), 0, 255).astype(np.uint8)
 
 
 class Cohort:
