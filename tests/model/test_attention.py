@@ -47,12 +47,11 @@ def test_it_computes_the_papers_equations(shape, filters):
 
 
 def test_coefficients_are_shared_by_all_channels_and_lie_between_0_and_1():
-    keras.utils.set_random_seed(0)  # of the gate's weights: a coefficient may round to 1
     generator = np.random.default_rng(1)
     skip = generator.normal(0, 9, (1, 8, 8, 4)).astype(np.float32)
     gated, alpha = AttentionGate(6)([skip, generator.normal(0, 9, (1, 4, 4, 3)).astype(np.float32)])
     assert (np.asarray(alpha) > 0).all()
-    assert (np.asarray(alpha) < 1).all()
+    assert (np.asarray(alpha) <= 1).all()  # may round to it
     np.testing.assert_allclose(np.asarray(gated) / skip, np.broadcast_to(alpha, skip.shape), rtol=1e-4)
 
 
