@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from busmt.data.curation import curate
     from busmt.data.download import download
     from busmt.data.phantom import make_phantom, write_phantoms
-    from busmt.deployment.export import export_run
+    from busmt.deployment.export import export_run, export_tablet
     from busmt.errors import BusmtError
     from busmt.evaluation.evaluate import evaluate_run
     from busmt.evaluation.explain import Explainer
@@ -43,6 +43,7 @@ _HOMES = {
     "make_phantom": "busmt.data.phantom",
     "write_phantoms": "busmt.data.phantom",
     "export_run": "busmt.deployment.export",
+    "export_tablet": "busmt.deployment.export",
     "BusmtError": "busmt.errors",
     "evaluate_run": "busmt.evaluation.evaluate",
     "Explainer": "busmt.evaluation.explain",
@@ -56,8 +57,8 @@ _HOMES = {
 
 __all__ = [
     "CLASSES", "BusmtError", "Catalog", "Config", "Explainer", "Prediction", "Predictor", "Run", "__version__",
-    "curate", "download", "evaluate_run", "export_run", "make_phantom", "read_cohort", "train_or_resume",
-    "write_phantoms", "write_report",
+    "curate", "download", "evaluate_run", "export_run", "export_tablet", "make_phantom", "read_cohort",
+    "train_or_resume", "write_phantoms", "write_report",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_importing_busmt_imports_nothing_heavy(python):
 
 
 _AGAIN = """
-import shutil, sys
+import os, shutil, sys
 import busmt
 
 folder = sys.argv[2]
@@ -32,6 +32,9 @@ shutil.copytree(sys.argv[1], folder)
 run = busmt.Run.open(folder)
 found = busmt.train_or_resume(run.config, folder)
 assert found.finished and len(found.history()) == len(run.history())
+
+relative = run.config.replace({"data": {"path": os.path.relpath(run.config.data.path)}})
+assert relative != run.config and busmt.train_or_resume(relative, folder).config == run.config
 
 (run.path / "model.keras").unlink()
 (run.path / "calibration.json").unlink()

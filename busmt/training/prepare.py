@@ -50,7 +50,7 @@ def prepare_run(config: Config, folder: str | os.PathLike[str], stage: Stage | N
 
 
 def _fill(folder: Path, config: Config, stage: Stage) -> None:
-    config = _absolute(config)
+    config = absolute_paths(config)
     catalog = _read(config, folder, stage)
     with stage("Checking files") as progress:
         catalog.verify(progress)
@@ -70,7 +70,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
     Run(folder, config).write_json(ENVIRONMENT, describe(config, catalog))
 
 
-def _absolute(config: Config) -> Config:
+def absolute_paths(config: Config) -> Config:
     """Paths that mean the same wherever the run is continued or repeated from."""
     changes: dict[str, dict[str, str]] = {}
     for section, key in (("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start")):

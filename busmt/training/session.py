@@ -7,7 +7,7 @@ from pathlib import Path
 
 from busmt.config import Config
 from busmt.errors import RunError
-from busmt.training.prepare import prepare_run
+from busmt.training.prepare import absolute_paths, prepare_run
 from busmt.training.run import Run
 
 
@@ -25,8 +25,9 @@ def train_or_resume(config: Config, folder: str | os.PathLike[str], *, verbose: 
     """
     if Path(folder).exists():
         run = Run.open(folder)
-        if run.config != config:
-            raise RunError(f"{folder}: holds a run of another configuration ({_first_difference(run.config, config)})")
+        found, asked = absolute_paths(run.config), absolute_paths(config)  # a run folder keeps absolute paths
+        if found != asked:
+            raise RunError(f"{folder}: holds a run of another configuration ({_first_difference(found, asked)})")
     else:
         run = prepare_run(config, folder)
     if not run.finished:
