@@ -16,7 +16,7 @@ from PIL import Image
 from busmt.data import images
 from busmt.data.catalog import Sample
 from busmt.data.curation.cache import Cache
-from busmt.data.curation.marks import Mark, clutter, colour_difference, find_marks
+from busmt.data.curation.marks import Mark, colour_difference, examine
 from busmt.data.curation.scan import scan_score
 from busmt.errors import DataError
 
@@ -125,7 +125,7 @@ def fingerprint(sample: Sample) -> Fingerprint:
         mask_fault = ""
     except DataError as error:
         mask, mask_fault = np.zeros(grey.shape, bool), str(error)
-    marks = find_marks(colour)
+    marks, clutter = examine(colour)
     return Fingerprint(
         mask_fault=mask_fault,
         pixels=hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).hexdigest(),
@@ -141,7 +141,7 @@ def fingerprint(sample: Sample) -> Fingerprint:
         texture=_neighbour_correlation(grey),
         scan_score=scan_score(grey),
         marks=marks,
-        clutter=clutter(colour),
+        clutter=clutter,
         mask_text=_text_share(mask, marks),
     )
 

@@ -40,10 +40,19 @@ class Mark:
 
 
 def find_marks(colour: np.ndarray) -> tuple[Mark, ...]:
-    """Marks of an image (H, W, 3), uint8, RGB, from top to bottom.
+    """Marks of an image (H, W, 3), uint8, RGB, from top to bottom."""
+    return examine(colour)[0]
+
+
+def examine(colour: np.ndarray) -> tuple[tuple[Mark, ...], int]:
+    """Marks of an image (H, W, 3), uint8, RGB, from top to bottom, and its clutter.
 
     What was drawn in one level is told exactly, on the image's own pixels. Where nothing was, or resizing has
-    blurred it, text of three characters and more and crosses are looked for among all thin strokes.
+    blurred it, text and crosses are looked for among all thin strokes.
+
+    The clutter is how many marks the image seems to bear on thin strokes alone, at the working size, for choosing
+    between copies of one picture: what is told exactly in one copy may be lost in a copy that was resized, which
+    would pass for the cleaner one.
     """
     levels, difference = channel_maximum(colour), colour_difference(colour)
     at = drawn_levels(levels)
@@ -51,12 +60,13 @@ def find_marks(colour: np.ndarray) -> tuple[Mark, ...]:
     found = _drawn_marks(strokes) if strokes.any() else []
     free = _outside([box for kind, box in found if kind != "overlay"], levels.shape)
     found += [("arrow", box) for box in shapes.arrows(levels, drawn(levels, at, _AREA) & free)] if at else []
-    found = _united(found, _blurred_marks(colour, exact=any(kind != "overlay" for kind, _ in found)))
+    blurred, clutter = _blurred_marks(colour, exact=any(kind != "overlay" for kind, _ in found))
+    found = _united(found, blurred)
     word = _axilla(colour, levels, strokes if at else None, found)
     if word:
         found = [*_united(found, [("text", word)]), (AXILLA, word)]
     marks = [Mark(kind, *box) for kind, box in found]
-    return tuple(sorted(marks, key=lambda mark: (mark.top, mark.left, mark.kind)))
+    return tuple(sorted(marks, key=lambda mark: (mark.top, mark.left, mark.kind))), clutter
 
 
 def channel_maximum(colour: np.ndarray) -> np.ndarray:
@@ -96,29 +106,19 @@ def _taken(strokes: np.ndarray, kind: str, boxes: list[shapes.Box], found: _Foun
     return strokes & _outside(boxes, strokes.shape)
 
 
-def clutter(colour: np.ndarray) -> int:
-    """How many marks an image (H, W, 3), uint8, RGB, seems to bear, for choosing between copies of one picture.
-
-    Counted at the working size and on thin strokes alone: what is told exactly in one copy may be lost in a copy that
-    was resized, which would pass for the cleaner one.
-    """
-    levels, colour, _ = _shrunk(colour)
+def _blurred_marks(colour: np.ndarray, exact: bool) -> tuple[_Found, int]:
+    """Text, crosses and colour, and their number; crosses only where nothing was told exactly (`exact`)."""
+    levels, colour, scale = _shrunk(colour)
     strokes = thin_strokes(levels)
     text = shapes.text_lines(strokes)
     free = _outside(text, levels.shape)
-    return len(text) + len(shapes.template_crosses(levels, strokes & free)) + len(_coloured(colour, free))
-
-
-def _blurred_marks(colour: np.ndarray, exact: bool) -> _Found:
-    """Text, crosses and colour; crosses only where nothing was told exactly, since letters look like crosses."""
-    levels, colour, scale = _shrunk(colour)
-    strokes = thin_strokes(levels)
-    text = shapes.merged(shapes.text_lines(strokes) + shapes.even_lines(levels, strokes), 0)
-    free = _outside(text, levels.shape)
-    crosses = [] if exact else shapes.template_crosses(levels, strokes & free)
-    found = [("text", box) for box in text] + [("caliper", box) for box in crosses]
-    found += [("overlay", box) for box in _coloured(colour, free)]
-    return [(kind, _enlarged(box, 1 / scale)) for kind, box in found]
+    crosses, coloured = shapes.template_crosses(levels, strokes & free), _coloured(colour, free)
+    clutter = len(text) + len(crosses) + len(coloured)
+    even = shapes.even_lines(levels, strokes & free)
+    found = [("text", box) for box in shapes.merged(text + even, 0)] + [("overlay", box) for box in coloured]
+    if not exact:  # letters look like crosses
+        found += [("caliper", box) for box in crosses if not any(shapes.overlaps(box, line) for line in even)]
+    return [(kind, _enlarged(box, 1 / scale)) for kind, box in found], clutter
 
 
 def _shrunk(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

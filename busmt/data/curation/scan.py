@@ -14,6 +14,7 @@ PHOTOGRAPH = -4.0
 lowest -3.3."""
 
 _SIDE = 256
+"""Longer side at which detail is measured, pixels; larger images are shrunk to it."""
 _LIT = 45.0
 _LEAST_GROUND = 0.1
 _QUANTILE = 0.05
@@ -30,9 +31,8 @@ def scan_score(grey: np.ndarray) -> float:
     Returns:
         The sum of the two, or 0 where less than a tenth of the image is lit and not clipped: nothing is told then.
     """
-    factor = _SIDE / max(grey.shape)
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    levels = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=way).astype(np.float32)
+    factor = min(1.0, _SIDE / max(grey.shape))
+    levels = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA).astype(np.float32)
     low, high = np.quantile(levels, (0.01, 0.99))
     levels = np.clip((levels - low) / max(high - low, 1.0) * 200.0, 0, 200)
     mean = cv2.blur(levels, (9, 9))
