@@ -115,7 +115,7 @@ def check_saved_model(folder: Path) -> bool:
     try:
         model = saved_model_pb2.SavedModel.FromString(read_bytes(folder / "saved_model.pb", MAX_MODEL_BYTES))
     except DecodeError as error:
-        raise RunError(f"{folder}: its saved_model.pb is damaged") from error
+        raise RunError(f"{folder}: not a SavedModel that busmt exported (its saved_model.pb is damaged)") from error
     for graph in model.meta_graphs:
         _check_graph(folder, graph)
     return checked
