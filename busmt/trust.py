@@ -127,7 +127,7 @@ def check_graph(folder: Path) -> None:
     try:
         model = saved_model_pb2.SavedModel.FromString(read_bytes(folder / "saved_model.pb", MAX_MODEL_BYTES))
     except DecodeError as error:
-        raise RunError(f"{folder}: its saved_model.pb is damaged") from error
+        raise RunError(f"{folder}: not a SavedModel that busmt exported (its saved_model.pb is damaged)") from error
     except DataError as error:
         raise RunError(str(error)) from error
     for graph in model.meta_graphs:

@@ -205,16 +205,15 @@ def test_a_keras_file_with_python_code_is_refused(tmp_path):
 
 
 def test_a_damaged_saved_model_is_refused(models, tmp_path):
-    graph, other = r"saved_model\.pb is damaged", "not a SavedModel that busmt exported"
-    for name, change, message in (
-        ("saved_model.pb", lambda data: b"nothing", graph),
-        ("saved_model.pb", lambda data: data[: len(data) // 2], graph),
-        ("variables/variables.index", lambda data: data[:40], other),
-        ("variables/variables.data-00000-of-00001", lambda data: data[:1000], other),
+    for name, change in (
+        ("saved_model.pb", lambda data: b"nothing"),
+        ("saved_model.pb", lambda data: data[: len(data) // 2]),
+        ("variables/variables.index", lambda data: data[:40]),
+        ("variables/variables.data-00000-of-00001", lambda data: data[:1000]),
     ):
         folder = shutil.copytree(models["savedmodel"], tmp_path / "damaged")
         (folder / name).write_bytes(change((folder / name).read_bytes()))
-        with pytest.raises(RunError, match=f"damaged: (its )?{message}"):
+        with pytest.raises(RunError, match="damaged: not a SavedModel that busmt exported"):
             Predictor.load(folder)
         shutil.rmtree(folder)
 

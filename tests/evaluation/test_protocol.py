@@ -12,6 +12,7 @@ import pytest
 from disc_cohort import fake_predictions, make_cohort
 
 from busmt.config import CLASSES
+from busmt.data.images import plain
 from busmt.errors import DataError
 from busmt.evaluation import protocol, summary
 from busmt.evaluation.segmentation import dice
@@ -173,11 +174,11 @@ def test_written_files_hold_every_number(tmp_path, evaluation):
     assert {file.name for file in (tmp_path / "out").rglob("*.tmp")} == set()
 
     read = protocol.read_evaluation(tmp_path / "out")
-    assert read.metrics == protocol.plain(evaluation.metrics)
+    assert read.metrics == plain(evaluation.metrics)
     again = protocol.evaluate_table(read.per_image, referral_threshold=0.2, resamples=200)
     for block in ("segmentation", "detection", "classification", "agreement", "normals"):
-        expected = pd.json_normalize(protocol.plain(evaluation.metrics[block])).T[0]
-        got = pd.json_normalize(protocol.plain(again.metrics[block])).T[0]
+        expected = pd.json_normalize(plain(evaluation.metrics[block])).T[0]
+        got = pd.json_normalize(plain(again.metrics[block])).T[0]
         for name, value in expected.items():
             if isinstance(value, float):
                 assert got[name] == pytest.approx(value, rel=1e-6), name
@@ -191,7 +192,7 @@ def test_damaged_files_are_named(tmp_path, evaluation):
     protocol.write_metrics(evaluation.metrics, tmp_path / "metrics.json")
     evaluation.per_image.to_csv(tmp_path / "per_image.csv", index=False)
     protocol.read_evaluation(tmp_path)
-    (tmp_path / "metrics.json").write_text(json.dumps(protocol.plain(evaluation.metrics | {"schema_version": 99})))
+    (tmp_path / "metrics.json").write_text(json.dumps(plain(evaluation.metrics | {"schema_version": 99})))
     with pytest.raises(DataError, match="version 99"):
         protocol.read_evaluation(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
