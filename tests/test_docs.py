@@ -174,7 +174,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_spelling():
-    pytest.importorskip("codespell_lib", reason="codespell is not installed (extra test)")
+    pytest.importorskip(
+        "codespell_lib", reason="codespell is not installed : its licence is GPL, so no extra brings it"
+    )
     places = [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "busmt"]
     # the built tablet app is minified and holds others' code; Paeth is the name of a PNG filter's author
     options = ["--skip", "*.pyc,*.csv,*/tablet/app/*,*/node_modules/*", "--ignore-words-list", "paeth"]

@@ -110,7 +110,7 @@ class _Keeper(keras.callbacks.Callback):
         super().__init__()
         self.run, self.trainer, self.validation, self.reporter = run, trainer, validation, reporter
         self.history: list[dict[str, float]] = []
-        self.spent, self.started = 0.0, time.process_time()
+        self.spent, self.started = run.environment().get("cpu_seconds", 0.0), time.process_time()
         self.best_score, self.best_epoch = -np.inf, -1
 
     @property
@@ -141,7 +141,6 @@ class _Keeper(keras.callbacks.Callback):
                 continue
             self.history = meta["history"]
             self.best_score, self.best_epoch = meta["best_score"], meta["best_epoch"]
-            self.spent = meta.get("cpu_seconds", 0.0)
             self._write_history()
             return len(self.history)
         if any(self.folder.glob("epoch_*.npz")):
@@ -165,8 +164,8 @@ class _Keeper(keras.callbacks.Callback):
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
         self.history.append(row)
         self._write_history()
-        best_so_far = {"best_score": self.best_score, "best_epoch": self.best_epoch}
-        meta = {"history": self.history, **best_so_far, "cpu_seconds": self.cpu_seconds}
+        meta = {"history": self.history, "best_score": self.best_score, "best_epoch": self.best_epoch}
+        _record(self.run, {"cpu_seconds": round(self.cpu_seconds, 1)})  # no part of the state, which is compared
         write_checkpoint(self.folder / f"epoch_{epoch:05d}.npz", self._state(), meta)
         self._tidy()
         self.reporter.epoch(row, best)
