@@ -144,12 +144,14 @@ def _united(known: _Found, more: _Found) -> _Found:
     found = list(known)
     for kind, box in more:
         same = [entry for entry in found if entry[0] == kind and shapes.overlaps(entry[1], box)]
+        if kind == "text":  # letters look like crosses
+            found = [entry for entry in found if entry[0] != "caliper" or not shapes.overlaps(entry[1], box)]
+        elif not same and any(shapes.overlaps(other, box) for name, other in found if name != "overlay"):
+            continue
         if kind in ("text", "overlay"):
-            if kind == "text":  # letters look like crosses
-                found = [entry for entry in found if entry[0] != "caliper" or not shapes.overlaps(entry[1], box)]
             found = [entry for entry in found if entry not in same]
             found.append((kind, shapes.around([box, *(other for _, other in same)])))
-        elif not any(shapes.overlaps(other, box) for name, other in found if name != "overlay"):
+        elif not same:
             found.append((kind, box))
     return found
 
