@@ -41,6 +41,10 @@ LABEL_LOGITS_OUTPUT = "label_logits"
 MAX_CONFIG_BYTES = 16 * 1024
 """Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
+PATH_SETTINGS: tuple[tuple[str, str], ...] = (
+    ("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start"),
+)  # fmt: skip
+"""Section and key of every setting that names a file or folder."""
 
 
 def option(

@@ -35,7 +35,7 @@ from busmt.errors import MissingPackageError, RunError
 from busmt.evaluation.calibration import is_referred
 from busmt.training.run import CALIBRATION, MODEL
 
-SIDECAR = "model.json"
+SIDECAR = trust.MANIFEST
 """File beside exported models: classes, preprocessing, thresholds, checksums."""
 
 Forward = Callable[[np.ndarray], dict[str, np.ndarray]]

@@ -137,7 +137,11 @@ def check_graph(folder: Path) -> None:
 def check_tflite(path: Path) -> bool:
     """As `check_saved_model`, for a .tflite file; its manifest is model.json beside it. Needs no TensorFlow."""
     checked = _check_hashes(path, [path])
-    _check_operations(path, tflite_operations(path), TFLITE_OPS)
+    try:
+        content = read_bytes(path, MAX_MODEL_BYTES)
+    except DataError as error:
+        raise RunError(str(error)) from error
+    _check_operations(path, tflite_operations(content, path), TFLITE_OPS)
     return checked
 
 
@@ -181,8 +185,14 @@ def check_pictures(pictures: np.ndarray, size: int) -> None:
         raise DataError("network input: must be in [0, 1]; it holds NaN, infinity or other values")
 
 
-def tflite_operations(path: Path) -> set[str]:
+def tflite_operations(content: bytes, source: object = "the content") -> set[str]:
     """Names of the operations in a .tflite file, read without running or preparing it.
+
+    Custom operations go by their own names; those of TensorFlow itself begin with Flex.
+
+    Args:
+        content: of the file.
+        source: what to call it in an error.
 
     Raises:
         RunError: not a TFLite file.
@@ -191,7 +201,6 @@ def tflite_operations(path: Path) -> set[str]:
 
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     try:
-        content = read_bytes(path, MAX_MODEL_BYTES)
         if content[4:8] != b"TFL3":
             raise ValueError("no TFLite file")
         model = schema.Model.GetRootAsModel(content, 0)
@@ -202,10 +211,8 @@ def tflite_operations(path: Path) -> set[str]:
             name = names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "unknown")
             custom = code.CustomCode()
             found.add(custom.decode("utf-8", "replace") if name == "CUSTOM" and custom else name)
-    except DataError as error:
-        raise RunError(str(error)) from error
     except Exception as error:  # a damaged one fails anywhere in the generated readers
-        raise RunError(f"{path}: not a TFLite file that busmt exported ({type(error).__name__})") from error
+        raise RunError(f"{source}: not a TFLite file that busmt exported ({type(error).__name__})") from error
     return found
 
 

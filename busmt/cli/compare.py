@@ -105,6 +105,7 @@ def _print(result: dict[str, Any], comparison: dict[str, Any]) -> None:
 
 
 def print_folds(folds: dict[str, Any]) -> None:
+    """Figures of each fold with mean and spread, as `busmt.evaluation.compare.fold_by_fold` gives them, by system."""
     from rich import box
     from rich.table import Table
 

@@ -55,7 +55,9 @@ def download(
     from busmt.data.fetch import FetchPolicy
 
     source = SOURCES[cohort]
-    say(f"{source.title}\n  page: {source.page}\n  terms: {source.terms}\n  cite: {source.citation}")
+    say(source.title)
+    for what, text in (("page", source.page), ("terms", source.terms), ("cite", source.citation)):
+        say(f"{what}: {text}")
     policy = FetchPolicy(timeout=timeout, verify_tls=not insecure)
     try:
         result = fetch_cohort(

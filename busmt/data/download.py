@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import string
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from busmt.data.cohorts import read_cohort
 from busmt.data.fetch import FetchPolicy, fetch
-from busmt.data.images import write_atomically
+from busmt.data.images import file_hash, write_atomically
 from busmt.data.unpack import unpack
 from busmt.errors import DataError
 
@@ -181,7 +180,7 @@ def download(
         to.mkdir(parents=True, exist_ok=True)
         with stage(f"Fetching {source.name}", "bytes") as progress:
             fetch(url, archive, policy, progress)
-        found = _checksum(archive)
+        found = file_hash(archive)
         if expected is not None and found != expected:
             raise DataError(_mismatch(url, archive, found, expected))
         with stage(f"Unpacking {source.name}", "files") as progress:
@@ -204,11 +203,6 @@ def _expected_checksum(source: Source, given: str | None) -> str | None:
     if len(given) != 64 or set(given) - set(string.hexdigits):
         raise DataError(f"{given!r} is not a sha256 (64 hexadecimal digits) or {NO_CHECKSUM!r}")
     return given
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mismatch(url: str, archive: Path, found: str, expected: str) -> str:

@@ -17,6 +17,7 @@ from busmt.data.images import write_atomically
 from busmt.deployment.savedmodel import DEFAULT_SIGNATURE, write_saved_model
 from busmt.errors import ExportError
 from busmt.model.network import attention_model
+from busmt.trust import TFLITE_OPS, tflite_operations
 
 ATTENTION_OUTPUT = "attention"
 """Output of the tablet app's model: mean coefficient of the attention gates, (1, S, S, 1), in (0, 1)."""
@@ -81,19 +82,9 @@ def read_appended(path: str | os.PathLike) -> dict[str, bytes]:
         raise ExportError(f"{path}: holds no labels and card ({error}); export it again") from error
 
 
-def operations(content: bytes) -> set[str]:
-    """Names of the operations in a .tflite file; those of TensorFlow itself begin with Flex."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    custom = {code.customCode.decode() for code in model.operatorCodes if code.customCode}
-    indices = {operation.opcodeIndex for graph in model.subgraphs for operation in graph.operators}
-    return custom | {str(flatbuffer_utils.opcode_to_name(model, index)) for index in indices}
-
-
 def require_built_in(content: bytes) -> None:
     """Raise ExportError where a file needs operations that tablets lack."""
-    foreign = sorted(name for name in operations(content) if name.startswith(("Flex", "CUSTOM")))
+    foreign = sorted(tflite_operations(content) - TFLITE_OPS)
     if foreign:
         raise ExportError(f"the TFLite file needs the operation {foreign[0]}, which tablets lack")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.json"
 PER_IMAGE_FILE = "per_image.csv"
+_TEXTS = ("image_id", "group", "cohort", "label", "predicted")
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,12 @@ def read_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
             f"{folder / METRICS_FILE}: schema {found[0]} version {found[1]}, this busmt reads "
             f"{SCHEMA} version {SCHEMA_VERSION}; run `busmt evaluate` again"
         )
-    for column in ("image_id", "group", "cohort", "label", "predicted"):
-        if column not in table:
-            raise DataError(f"{folder / PER_IMAGE_FILE}: the column {column} is missing; run `busmt evaluate` again")
-        table[column] = table[column].fillna("").astype(str)
-    return Evaluation(table, metrics)
+    absent = [column for column in _TEXTS if column not in table]
+    if absent:
+        raise DataError(f"{folder / PER_IMAGE_FILE}: the column {absent[0]} is missing; run `busmt evaluate` again")
+    return Evaluation(with_texts(table), metrics)
+
+
+def with_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """A per-image table that was read from text, with names as text even where they look like numbers or are empty."""
+    return table.assign(**{column: table[column].fillna("").astype(str) for column in _TEXTS})

@@ -23,13 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from busmt.config import Config
+from busmt.config import PATH_SETTINGS, Config
 from busmt.data.cohorts import read_cohort
 from busmt.data.folds import read_folds
 from busmt.data.images import write_json
 from busmt.errors import DataError, RunError
 from busmt.evaluation.compare import fold_by_fold, system_of
-from busmt.evaluation.protocol import METRICS_FILE, Evaluation, evaluate_table, read_evaluation, write_metrics
+from busmt.evaluation.protocol import (
+    METRICS_FILE,
+    Evaluation,
+    evaluate_table,
+    read_evaluation,
+    with_texts,
+    write_metrics,
+)
 from busmt.training.run import Run
 
 if TYPE_CHECKING:
@@ -241,16 +248,13 @@ def read_fold(path: Path) -> dict[str, Any]:
 def fold_table(record: dict[str, Any]) -> pd.DataFrame:
     """The per-image table of a fold file, as `busmt.evaluation.protocol.score_predictions` made it."""
     lines = io.StringIO("\n".join(record["per_image"]))
-    table = pd.read_csv(lines, keep_default_na=False, na_values=[""])
-    for column in ("image_id", "group", "cohort", "label", "predicted"):
-        table[column] = table[column].fillna("").astype(str)
-    return table
+    return with_texts(pd.read_csv(lines, keep_default_na=False, na_values=[""]))
 
 
 def portable(config: Config) -> dict[str, Any]:
     """A configuration as it is kept in results: paths by their last part, deterministic key order."""
     values = config.to_dict()
-    for section, key in (("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start")):
+    for section, key in PATH_SETTINGS:
         if values[section][key]:
             values[section][key] = Path(values[section][key]).name
     return values

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from busmt.config import Config
+from busmt.config import PATH_SETTINGS, Config
 from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_busi, read_cohort
 from busmt.data.curation import curate, default_cache_dir
@@ -73,7 +73,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
 def absolute_paths(config: Config) -> Config:
     """Paths that mean the same wherever the run is continued or repeated from."""
     changes: dict[str, dict[str, str]] = {}
-    for section, key in (("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start")):
+    for section, key in PATH_SETTINGS:
         value = getattr(getattr(config, section), key)
         if value and value not in built_in_lists() and Path(value).exists():
             changes[section] = {key: os.path.abspath(value)}

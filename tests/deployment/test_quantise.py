@@ -10,10 +10,11 @@ from busmt.config import NORMAL, Config
 from busmt.data.phantom import make_phantom
 from busmt.deployment import quantise
 from busmt.deployment.quantise import Quantiser, calibration_positions, half
-from busmt.deployment.tflite import convert, operations
+from busmt.deployment.tflite import convert
 from busmt.model.network import build_network
 from busmt.prediction import interpret
 from busmt.training.run import Run
+from busmt.trust import tflite_operations
 
 SIZE = 64
 FLOAT32, INT8 = 0, 9  # types of tensors in the file
@@ -135,7 +136,7 @@ def test_dynamic_files_compute_between_layers_in_float(quantiser):
     content = quantiser.quantise("int8-dynamic")
     assert INT8 not in tensors(content).values()
     assert weight_types(content, "decoder0") == {INT8}
-    assert "QUANTIZE" not in operations(content)
+    assert "QUANTIZE" not in tflite_operations(content)
 
 
 def test_a_part_left_in_float_keeps_float_weights_unless_it_is_large(quantiser, monkeypatch):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from keras import layers
 
 from busmt.deployment.savedmodel import write_saved_model
-from busmt.deployment.tflite import operations, write_tflite
+from busmt.deployment.tflite import write_tflite
 from busmt.evaluation.calibration import TEMPERATURES
 from busmt.model.refinement import LIMIT, ConsistencyRefinement
 from busmt.prediction import Predictor, load_network
+from busmt.trust import tflite_operations
 
 SIZE = 32
 WEIGHTS = {
@@ -185,7 +186,9 @@ def test_mask_and_class_agree_in_every_exported_format(exported, name):
 
 
 def test_the_exported_layer_needs_no_tensorflow_operation_on_the_tablet(exported):
-    assert not [name for name in operations((exported[0] / "model.tflite").read_bytes()) if name.startswith("Flex")]
+    assert not [
+        name for name in tflite_operations((exported[0] / "model.tflite").read_bytes()) if name.startswith("Flex")
+    ]
 
 
 def test_fitted_values_survive_saving(tmp_path):
