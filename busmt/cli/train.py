@@ -183,7 +183,8 @@ def _describe(run: Any) -> None:
     counts = folds.groupby("part")["label"].value_counts().unstack(fill_value=0)
     for part in (name for name in PARTS if name in counts.index):
         row = ", ".join(f"{count} {label}" for label, count in counts.loc[part].items())
-        say(f"{part:>10}: {int(counts.loc[part].sum())} images ({row})")
+        # aligned, which `say` would undo; no word of it comes from outside
+        click.echo(f"{part:>10}: {int(counts.loc[part].sum())} images ({row})", err=True)
 
 
 def _after(run: Any, then_evaluate: bool, export_to: str | None) -> None:

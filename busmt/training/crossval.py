@@ -135,13 +135,9 @@ def run_fold(
     from busmt.evaluation.evaluate import evaluate_run
     from busmt.prediction import Predictor
     from busmt.training.loop import SilentReporter, train
-    from busmt.training.prepare import prepare_run
+    from busmt.training.prepare import open_or_prepare
 
-    if place.exists():
-        run = Run.open(place)
-        _require_same({"config": portable(run.config)}, portable(config), place)
-    else:
-        run = prepare_run(config, place, stage)
+    run = open_or_prepare(config, place, stage)
     if not run.finished:
         with display(run) if display else nullcontext(SilentReporter()) as reporter:
             train(run, reporter)

@@ -49,6 +49,32 @@ def prepare_run(config: Config, folder: str | os.PathLike[str], stage: Stage | N
     return Run.open(folder)
 
 
+def open_or_prepare(config: Config, folder: str | os.PathLike[str], stage: Stage | None = None) -> Run:
+    """The run of this configuration in a folder: the one that is there, or a new one.
+
+    Args:
+        config: the whole configuration.
+        folder: the run folder; made where it does not exist.
+        stage: as for `prepare_run`.
+
+    Raises:
+        RunError: the folder holds no run, or one of another configuration.
+        DataError, ConfigError: the data or the split cannot be used.
+    """
+    if not Path(folder).exists():
+        return prepare_run(config, folder, stage)
+    run = Run.open(folder)
+    there, here = (absolute_paths(which).to_dict() for which in (run.config, config))  # as a run folder keeps them
+    for section, values in here.items():
+        for key, value in values.items():
+            if there[section][key] != value:
+                raise RunError(
+                    f"{folder}: holds a run of another configuration ({section}.{key} is {there[section][key]!r} "
+                    f"there, {value!r} here); choose another name, or delete the folder"
+                )
+    return run
+
+
 def _fill(folder: Path, config: Config, stage: Stage) -> None:
     config = absolute_paths(config)
     catalog = _read(config, folder, stage)

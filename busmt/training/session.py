@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from busmt.config import Config
-from busmt.errors import RunError
-from busmt.training.prepare import absolute_paths, prepare_run
+from busmt.training.prepare import open_or_prepare
 from busmt.training.run import Run
 
 
@@ -23,13 +21,7 @@ def train_or_resume(config: Config, folder: str | os.PathLike[str], *, verbose: 
         RunError: the folder holds a run of another configuration, or training fails.
         DataError, ConfigError: the data or the split cannot be used.
     """
-    if Path(folder).exists():
-        run = Run.open(folder)
-        found, asked = absolute_paths(run.config), absolute_paths(config)  # a run folder keeps absolute paths
-        if found != asked:
-            raise RunError(f"{folder}: holds a run of another configuration ({_first_difference(found, asked)})")
-    else:
-        run = prepare_run(config, folder)
+    run = open_or_prepare(config, folder)
     if not run.finished:
         from busmt.training.loop import SilentReporter, train
 
@@ -53,12 +45,3 @@ class EpochPrinter:
     def warn(self, text: str) -> None:
         """A message for the user."""
         print(f"warning: {text}")
-
-
-def _first_difference(found: Config, asked: Config) -> str:
-    there, here = found.to_dict(), asked.to_dict()
-    for section, values in here.items():
-        for key, value in values.items():
-            if there[section][key] != value:
-                return f"{section}.{key} is {there[section][key]!r} there, {value!r} here"
-    raise AssertionError("equal configurations")
