@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from busmt.config import IMAGE_INPUT, NetworkConfig, tasks_of
-from busmt.data.phantom import make_phantom
+from busmt.data.phantom import MIN_SIZE, make_phantom
 from busmt.deployment.latency import Contender, measure
 from busmt.deployment.quantise import Quantiser
 from busmt.deployment.tflite import convert
@@ -83,7 +83,13 @@ def giga_operations(network: Any) -> float:
 
     graph = convert_variables_to_constants_v2(answer.get_concrete_function()).graph
     options = ProfileOptionBuilder(ProfileOptionBuilder.float_operation()).with_empty_output().build()
-    return float(profile(graph, options=options).total_float_ops) / 1e9
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # it would say that the profiler is an old one; there is no newer
+    try:
+        return float(profile(graph, options=options).total_float_ops) / 1e9
+    finally:
+        logger.setLevel(level)
 
 
 def _contenders(name: str, network: Any, say: Callable[[str], None]) -> list[Contender]:
@@ -98,4 +104,7 @@ def _contenders(name: str, network: Any, say: Callable[[str], None]) -> list[Con
 
 
 def _picture(seed: int, size: int) -> np.ndarray:
-    return make_phantom("benign", seed, (size, size)).image[..., None].astype(np.float32) / 255
+    """A phantom, cut to the size where that is smaller than a phantom can be."""
+    side = max(size, MIN_SIZE)
+    image = make_phantom("benign", seed, (side, side)).image[:size, :size, None]
+    return image.astype(np.float32) / 255

@@ -67,7 +67,8 @@ class Latency:
         name, threads: of the contender.
         median, low, high: median and quartiles, milliseconds.
         ratio: median of the reference divided by this one: how many times as fast.
-        difference: largest difference of a lesion or class probability from the reference's, on the image measured.
+        difference: largest difference of a lesion or class probability from the reference's, on the image measured;
+            NaN where they have no task in common.
         calls: number of calls that were counted.
     """
 
@@ -348,7 +349,8 @@ while data := sys.stdin.buffer.read(4 * size * size):
 
 
 def _difference(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> float:
-    return max(float(np.abs(first[name] - second[name]).max()) for name in tasks_of(first))
+    gaps = [float(np.abs(first[name] - second[name]).max()) for name in tasks_of(set(first) & set(second))]
+    return max(gaps) if gaps else math.nan
 
 
 def _cpu_lines() -> list[str]:

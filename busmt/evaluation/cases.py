@@ -77,11 +77,11 @@ def choose_cases(table: pd.DataFrame, each: int = 4, among: Iterable[str] | None
     missed = table[(table["label"] == MALIGNANT) & (table["predicted"] != MALIGNANT)]
     alarms = table[(table["label"] == CLASSES[NORMAL]) & (table["predicted_pixels"] > 0)]
     wrong = table[table["label"] != table["predicted"]]
-    confidence = wrong[PROBABILITIES].max(axis=1)
     if LABEL_OUTPUT not in tasks_in(table):
         missed, wrong = missed.head(0), wrong.head(0)
     if MASK_OUTPUT not in tasks_in(table):
         lesions, alarms = lesions.head(0), alarms.head(0)
+    confidence = wrong[PROBABILITIES].max(axis=1)
     ranked = {
         "worst": lesions[::-1],
         "missed_cancers": missed.sort_values([f"p_{MALIGNANT}", "image_id"]),

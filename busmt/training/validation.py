@@ -84,7 +84,7 @@ def dice_per_image(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def _any(masks: np.ndarray) -> np.ndarray:
     """Which masks hold a lesion, (N,), bool."""
-    return masks.reshape(len(masks), -1).any(axis=1)
+    return np.asarray(masks.reshape(len(masks), -1).any(axis=1))
 
 
 def class_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:

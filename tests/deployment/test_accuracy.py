@@ -235,7 +235,7 @@ def test_mistakes_are_named(arguments, message):
 
 
 def test_quick_end_to_end(tmp_path):
-    """Two systems, really trained, on phantoms; called again, nothing is trained."""
+    """Two systems, really trained, on phantoms."""
     settings = {
         "data": {"phantoms_per_class": 10},
         "folds": {"validation_share": 0.3},
@@ -244,20 +244,16 @@ def test_quick_end_to_end(tmp_path):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "busmt", "benchmark", "accuracy", "--preset", "quick", "--system", "classifier"]
-    command += ["--config", "small.yaml", "--json", "--rounds"]
-    first, second = (
-        subprocess.run(
-            [*command, rounds], cwd=tmp_path, capture_output=True, text=True, timeout=540, env=os.environ, check=False
-        )
-        for rounds in ("3", "0")
+    command += ["--config", "small.yaml", "--json", "--rounds", "3"]
+    answer = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=540, env=os.environ, check=False
     )
-    for answer in (first, second):
-        assert answer.returncode == 0, answer.stderr
-        assert "Traceback" not in answer.stderr
-    table = json.loads(first.stdout)
+    assert answer.returncode == 0, answer.stderr
+    assert "Traceback" not in answer.stderr
+    table = json.loads(answer.stdout)
     assert {row["system"] for row in table["rows"]} == {"busmt", "classifier"}
     assert table["protocol"]["images"] == 30
     assert all(row["cpu_hours"] > 0 for row in table["rows"])
-    assert (tmp_path / "results" / "accuracy-quick" / "accuracy.md").is_file()
-    assert second.stderr.count("finished, kept") == 4
-    assert [row["measures"] for row in json.loads(second.stdout)["rows"]] == [row["measures"] for row in table["rows"]]
+    folder = tmp_path / "results" / "accuracy-quick"
+    assert (folder / "accuracy.md").is_file()
+    assert len(list(folder.glob("*/fold_*.json"))) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_training_step_changes_every_weight_and_lowers_the_loss(system):
     trainer.run_eagerly = True
     images, truth = lesions(6, config.network.input_size)
     before = [np.asarray(variable).copy() for variable in network.trainable_variables]
-    losses = [float(trainer.train_on_batch(images, truth, return_dict=True)["loss"]) for _ in range(4)]
+    losses = [float(trainer.train_on_batch(images, truth, return_dict=True)["loss"]) for _ in range(3)]
     assert np.isfinite(losses).all()
     assert min(losses[1:]) < losses[0]
     unchanged = [
@@ -116,12 +117,13 @@ def test_its_tflite_file_needs_nothing_that_tablets_lack_and_answers_the_same(sy
     ],
 )
 def test_parameters_are_near_the_published_count(name, millions, tolerance):
-    """The number of weights is a polynomial of degree 2 in the width: three small builds tell that of a large one."""
-    widths = [8, 16, 24]
-    counts = [build_network(settings(name, width=width, depth=4).network).count_params() for width in widths]
-    assert counts[0] < counts[1] < counts[2]
-    large = np.polyval(np.polyfit(widths, counts, 2), BASELINES[name].published_width)
-    assert large / 1e6 == pytest.approx(millions, rel=tolerance)
+    """One small build tells the count of the large one: an axis of a weight is channels, which grow with the width, or
+    a kernel's side or a single channel, which do not."""
+    width = 16  # half of it, in the gates, is still more than any kernel's side
+    factor = BASELINES[name].published_width // width
+    network = build_network(settings(name, width=width, depth=4).network)
+    counts = [math.prod(axis * factor if axis >= width // 2 else axis for axis in w.shape) for w in network.weights]
+    assert sum(counts) / 1e6 == pytest.approx(millions, rel=tolerance)
 
 
 def test_a_system_refuses_tasks_that_it_does_not_have():
