@@ -17,7 +17,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ MASK_OUTPUT = "mask"
 LABEL_OUTPUT = "label"
 MASK_LOGITS_OUTPUT = "mask_logits"
 LABEL_LOGITS_OUTPUT = "label_logits"
+TASKS: tuple[str, ...] = (MASK_OUTPUT, LABEL_OUTPUT)
+OURS = "busmt"
+"""The architecture that busmt is about; the others are there to compare it with."""
+ARCHITECTURES: tuple[str, ...] = (
+    OURS, "aumente-unetpp", "aumente-nnunet", "unet", "attention-unet", "classifier", "aau-net",
+    "hybrid-receptive-field", "branch-bottleneck", "branch-decoder", "branch-both", "sequential", "boundary-aware",
+    "nnunet-like",
+)  # fmt: skip
+"""Names of the systems that can be trained; `busmt.model.baselines` says what they are."""
 MAX_CONFIG_BYTES = 16 * 1024
 """Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
@@ -47,11 +56,32 @@ PATH_SETTINGS: tuple[tuple[str, str], ...] = (
 """Section and key of every setting that names a file or folder."""
 
 
+def tasks_of(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The tasks of a network, an export or an answer: those of `TASKS` that are among the names of its outputs.
+
+    >>> tasks_of(["mask_logits", "mask"])
+    ('mask',)
+    """
+    names = set(outputs)
+    return tuple(task for task in TASKS if task in names)
+
+
 def option(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    yes_no: tuple[str, str] | None = None,
 ) -> Any:
-    """Dataclass field with its help text and the values that it accepts (bounds are inclusive)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+    """Dataclass field with its help text and the values that it accepts (bounds are inclusive).
+
+    `yes_no`: the choices that true and false stand for, where files of earlier versions hold those.
+    """
+    return field(
+        default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "yes_no": yes_no}
+    )
 
 
 @dataclass(frozen=True)
@@ -113,8 +143,15 @@ class FoldsConfig:
 class BalanceConfig:
     """Deterministic class-balanced repetition of the training samples."""
 
-    enabled: bool = option(True, "repeat minority classes in a fixed rotation")
-    target: float = option(1.0, "samples per class and epoch, relative to the largest class", low=0.1, high=1.0)
+    enabled: bool = option(True, "repeat the samples of minority classes")
+    mode: str = option(
+        "rotation",
+        "rotation: up to the target, in a fixed rotation; round: each class round(1 / its share) times, whole",
+        choices=("rotation", "round"),
+    )
+    target: float = option(
+        1.0, "for rotation: samples per class and epoch, relative to the largest class", low=0.1, high=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -135,8 +172,14 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The multi-task network."""
+    """The network."""
 
+    architecture: str = option(
+        OURS, "which system: busmt, or one of those that it is compared with (Baselines)", choices=ARCHITECTURES
+    )
+    tasks: str = option(
+        "both", "both tasks, or a network with the mask or the class alone", choices=("both", MASK_OUTPUT, LABEL_OUTPUT)
+    )
     encoder: str = option(
         "unet", "plain U-Net encoder, or an ImageNet-pretrained one", choices=("unet", "efficientnet_lite0")
     )
@@ -147,14 +190,21 @@ class NetworkConfig:
     decoder_width: int = option(24, "filters of the decoder's finest level for pretrained encoders", low=4, high=256)
     dropout: float = option(0.2, "dropout rate at the bottleneck and in the class head", low=0.0, high=0.9)
     attention: bool = option(True, "additive attention gates on the skip connections")
-    refinement: bool = option(True, "refinement layer that makes mask and class agree")
+    refinement: str = option(
+        "ours",
+        "what makes mask and class agree: the learned layer (ours), two hard rules in inference (rules), or nothing "
+        "(none); true and false stand for ours and none",
+        choices=("ours", "rules", "none"),
+        yes_no=("ours", "none"),
+    )
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Losses of the two tasks and their balance."""
 
-    mask: str = option("dice_bce", "mask loss", choices=("dice_bce", "focal_tversky"))
+    mask: str = option("dice_bce", "mask loss", choices=("dice_bce", "focal_tversky", "dice"))
+    label: str = option("cross_entropy", "class loss", choices=("cross_entropy", "focal"))
     label_smoothing: float = option(0.1, "label smoothing of the class loss", low=0.0, high=0.5)
     mask_weight: float = option(1.0, "weight of the mask loss", low=0.0)
     label_weight: float = option(0.5, "weight of the class loss", low=0.0)
@@ -325,6 +375,8 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
 
 def _check(value: Any, expected: Any, spec: dataclasses.Field[Any], where: str, key: str) -> Any:
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
+    if spec.metadata["yes_no"] and isinstance(value, bool):
+        value = spec.metadata["yes_no"][not value]
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
     if float in accepted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text

@@ -28,6 +28,7 @@ from busmt.config import (
     MASK_LOGITS_OUTPUT,
     MASK_OUTPUT,
     MASK_THRESHOLD,
+    tasks_of,
 )
 from busmt.data.catalog import Catalog
 from busmt.data.images import Letterbox, read_input
@@ -45,13 +46,13 @@ Reader = Callable[[str, int], tuple[np.ndarray, Letterbox]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one image.
+    """What the model says about one image; None for what a model with one task does not say.
 
     Attributes:
         image_id: name of the image.
         path: its file.
-        probabilities: class probabilities after refinement, (3,), float32, in the order of `CLASSES`.
-        probability_map: lesion probability after refinement on the model's grid, (S, S), float32.
+        probabilities: class probabilities after refinement, (3,), float32, in the order of `CLASSES`, or None.
+        probability_map: lesion probability after refinement on the model's grid, (S, S), float32, or None.
         letterbox: where the image lies in that grid.
         raw_probabilities: class probabilities before refinement, (3,), or None for exported models.
         raw_map_peak: largest lesion probability before refinement, or None for exported models.
@@ -60,21 +61,23 @@ class Prediction:
 
     image_id: str
     path: str
-    probabilities: np.ndarray
-    probability_map: np.ndarray
+    probabilities: np.ndarray | None
+    probability_map: np.ndarray | None
     letterbox: Letterbox
     raw_probabilities: np.ndarray | None = None
     raw_map_peak: float | None = None
     refer: bool | None = None
 
     @property
-    def label(self) -> str:
+    def label(self) -> str | None:
         """The most probable class."""
-        return CLASSES[int(np.argmax(self.probabilities))]
+        return None if self.probabilities is None else CLASSES[int(np.argmax(self.probabilities))]
 
     @cached_property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> np.ndarray | None:
         """Lesion mask on the image's own grid, (H, W), bool; empty exactly if the class is normal."""
+        if self.probability_map is None:
+            return None
         return self.letterbox.restore_mask(self.probability_map, MASK_THRESHOLD)
 
 
@@ -166,8 +169,9 @@ class Predictor:
         self, ids: list[str], paths: list[str], pictures: np.ndarray, boxes: list[Letterbox]
     ) -> list[Prediction]:
         outputs = self._forward(pictures)
-        labels = outputs[LABEL_OUTPUT]
-        refer = is_referred(labels, self._referral) if self._referral is not None else [None] * len(ids)
+        labels, maps = outputs.get(LABEL_OUTPUT), outputs.get(MASK_OUTPUT)
+        rule = labels is not None and self._referral is not None
+        refer = is_referred(labels, self._referral) if rule else [None] * len(ids)  # type: ignore[arg-type]
         predictions = []
         for row, (image_id, path, box) in enumerate(zip(ids, paths, boxes, strict=True)):
             raw = outputs.get(LABEL_LOGITS_OUTPUT)
@@ -176,8 +180,8 @@ class Predictor:
                 Prediction(
                     image_id,
                     path,
-                    labels[row],
-                    outputs[MASK_OUTPUT][row, ..., 0],
+                    None if labels is None else labels[row],
+                    None if maps is None else maps[row, ..., 0],
                     box,
                     None if raw is None else _softmax(raw[row]),
                     None if peak is None else float(1 / (1 + np.exp(-float(peak[row].max())))),
@@ -267,7 +271,7 @@ def load_network(path: str | os.PathLike[str]) -> Any:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged one fails in the zip, JSON, HDF5 or layer code
         raise RunError(f"{path}: cannot be loaded as a Keras model ({_first_line(error)})") from error
-    if not isinstance(network.output, dict) or MASK_OUTPUT not in network.output:
+    if not isinstance(network.output, dict) or not tasks_of(network.output):
         raise RunError(f"{path}: a Keras model, but none that busmt made")
     return network
 

@@ -83,11 +83,11 @@ TFLITE_OPS = _names(
 
 KERAS_LAYERS = _names(
     """
-    Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Conv2DTranspose Cropping2D
-    Dense DepthwiseConv2D Dot Dropout Flatten GaussianNoise GlobalAveragePooling2D GlobalMaxPooling2D
-    GroupNormalization Identity InputLayer LayerNormalization LeakyReLU MaxPooling2D Maximum Minimum Multiply
-    Normalization PReLU Permute ReLU Reshape Rescaling Resizing SeparableConv2D Softmax SpatialDropout2D
-    Subtract UpSampling2D ZeroPadding2D
+    Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Conv2DTranspose Conv3D Cropping2D
+    Dense DepthwiseConv2D Dot Dropout Flatten GaussianNoise GlobalAveragePooling2D GlobalAveragePooling3D
+    GlobalMaxPooling2D GroupNormalization Identity InputLayer LayerNormalization LeakyReLU MaxPooling2D MaxPooling3D
+    Maximum Minimum Multiply Normalization PReLU Permute ReLU Reshape Rescaling Resizing SeparableConv2D Softmax
+    SpatialDropout2D SpatialDropout3D Subtract UpSampling2D UpSampling3D ZeroPadding2D
     """
 )
 """Layers of Keras that compute and touch nothing else; busmt's own come to them."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busmt.config import PRESETS, Config, merge, read_yaml
+from busmt.config import PRESETS, Config, merge, read_yaml, tasks_of
 from busmt.errors import ConfigError
 
 
@@ -98,3 +98,20 @@ def test_accepted_values_survive_a_dictionary_round_trip(epochs, dropout, loss):
     config = Config.from_dict({"training": {"epochs": epochs}, "network": {"dropout": dropout}, "loss": {"mask": loss}})
     assert Config.from_dict(config.to_dict()) == config
     assert config.replace({"training": {"seed": 3}}).training.epochs == epochs
+
+
+def test_refinement_reads_what_earlier_versions_wrote():
+    for old, new in ((True, "ours"), (False, "none")):
+        assert Config.from_dict({"network": {"refinement": old}}).network.refinement == new
+    assert Config.from_dict({"network": {"refinement": "rules"}}).network.refinement == "rules"
+    assert Config().network.refinement == "ours"
+    with pytest.raises(ConfigError, match=r"network\.refinement must be one of ours, rules, none, got 'yes'"):
+        Config.from_dict({"network": {"refinement": "yes"}})
+    with pytest.raises(ConfigError, match=r"network\.refinement must be str, got 1"):
+        Config.from_dict({"network": {"refinement": 1}})
+
+
+def test_tasks_follow_from_the_names_of_outputs():
+    assert tasks_of(["label_logits", "label", "mask"]) == ("mask", "label")
+    assert tasks_of({"mask_logits": 0, "mask": 1, "attention": 2}) == ("mask",)
+    assert tasks_of([]) == ()

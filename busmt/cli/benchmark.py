@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from busmt.cli.common import json_option, print_json, progress, quiet_start, say
+from busmt.config import ARCHITECTURES, OURS
+from busmt.errors import ConfigError
 
 
 @click.group(
@@ -16,10 +19,11 @@ from busmt.cli.common import json_option, print_json, progress, quiet_start, say
 Examples:
   busmt benchmark latency runs/busi
   busmt benchmark latency runs/busi --export exports/busi --json
+  busmt benchmark accuracy --preset quick --system unet
 """
 )
 def benchmark() -> None:
-    """Measure a model on this machine."""
+    """Measure a model on this machine, or systems against each other."""
 
 
 @benchmark.command(
@@ -67,6 +71,77 @@ def latency(run: str, export: str | None, threads: tuple[int, ...], rounds: int,
     for missing in result.skipped:
         click.echo(f"{missing.name:<38} skipped: {missing.reason}")
     say(f"ratios to {result.rows[0].name}; {result.rows[0].calls} counted calls each, interleaved")
+
+
+@benchmark.command(
+    epilog="""\b
+Examples:
+  busmt benchmark accuracy --preset quick
+  busmt benchmark accuracy --preset quick --system unet --system classifier --json
+  busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --name busi
+\b
+The systems are those of `busmt train --help`; busmt itself is always among them. quick: phantoms, two folds, four
+epochs, to see that all works. full: all folds and epochs of the preset small of `busmt train`, on --data. The same
+command goes on where it was interrupted.
+"""
+)
+@click.option("--preset", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="How much.")
+@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default for quick: phantoms.")
+@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
+@click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
+@click.option("--system", "systems", type=click.Choice(ARCHITECTURES), multiple=True, help="Repeatable. Default: all.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
+@click.option("--epochs", type=int, help="Largest number of epochs.")
+@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset, for every system.")
+@click.option("--name", help="Of the table; it goes to RESULTS/NAME/accuracy.md. Default: accuracy-PRESET.")
+@click.option("--rounds", type=click.IntRange(0), default=20, show_default=True, help="Timed calls; 0: no times.")
+@click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
+@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
+@json_option
+def accuracy(
+    preset: str,
+    systems: tuple[str, ...],
+    seeds: tuple[int, ...],
+    config_file: str | None,
+    name: str | None,
+    rounds: int,
+    results: str,
+    runs: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Systems under one protocol: the same images, folds, budget and seeds, in one table."""
+    if preset == "full" and not flags["data"]:
+        raise ConfigError("--preset full compares on real images; name them with --data")
+    if name and Path(name).name != name:
+        raise ConfigError(f"--name {name}: must be a plain name; use --results DIR for its place")
+    quiet_start()
+    from busmt.cli.display import TrainingDisplay
+    from busmt.cli.train import configure, with_available_encoder
+    from busmt.deployment.accuracy import QUICK, as_markdown, benchmark_accuracy
+    from busmt.training.crossval import run_fold
+
+    size, base = ("tiny", QUICK) if preset == "quick" else ("small", {})
+    configs = {
+        system: with_available_encoder(configure(size, config_file, {**flags, "model": system}, base=base))
+        for system in dict.fromkeys((OURS, *(systems or ARCHITECTURES)))
+    }
+    table = benchmark_accuracy(
+        configs,
+        name or f"accuracy-{preset}",
+        partial(run_fold, stage=progress, display=TrainingDisplay),
+        seeds=tuple(dict.fromkeys(seeds)),
+        results=results,
+        runs=runs,
+        rounds=rounds,
+        say=say,
+    )
+    if as_json:
+        print_json(table)
+    else:
+        click.echo(as_markdown(table), nl=False)
+    say(f"table: {Path(table['folder']) / 'accuracy.md'}, .csv and .json")
 
 
 def _line(row: Any) -> str:

@@ -109,7 +109,7 @@ def print_folds(folds: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    if all(len(values["dice"]["folds"]) < 2 for values in folds.values()):
+    if all(len(values["folds"]) < 2 for measures in folds.values() for values in measures.values()):
         return
     table = Table(title="Fold by fold", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "measure", "mean", "sd", "folds"):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from busmt.cli.common import json_option, print_json, progress, quiet_start, say
-from busmt.config import PRESETS
+from busmt.config import ARCHITECTURES, PRESETS
 from busmt.errors import ConfigError
 
 
@@ -20,11 +20,15 @@ Examples:
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1 --fold 3 --fold 4
   busmt crossval --name p1 --merge
   busmt crossval --data path/to/BUS-BRA --config p3.yaml --name p3 --json
+  busmt crossval --data path/to/Dataset_BUSI_with_GT --model unet --name unet
 """
 )
 @click.option("--name", required=True, help="Of the experiment; results go to RESULTS/NAME/fold_K.json.")
 @click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default: synthetic phantoms.")
 @click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option(
+    "--model", type=click.Choice(ARCHITECTURES), metavar="NAME", help="What to train; see busmt train --help."
+)
 @click.option("--preset", type=click.Choice(PRESETS), help="Size of it all. Default: small; tiny for phantoms.")
 @click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset; options win over it.")
 @click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")

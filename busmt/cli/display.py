@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from busmt.training.run import Run
 
 
+_LOSSES = {"loss": "loss", "mask_loss": "mask", "label_loss": "class"}
+_SCORES = {
+    "val_dice": "Dice", "val_balanced_accuracy": "balanced accuracy", "val_auroc": "AUROC", "val_score": "score",
+}  # fmt: skip
+"""Columns of the history to their titles; a network with one task lacks some."""
+
+
 class TrainingDisplay:
     """A `busmt.training.loop.Reporter` on stderr."""
 
@@ -44,11 +51,12 @@ class TrainingDisplay:
     def epoch(self, row: dict[str, float], best: bool) -> None:
         """One line per epoch; a star marks the best so far."""
         self.steps = self.last_step
+        losses, scores = (
+            "  ".join(f"{title} {row[name]:.3f}" for name, title in names.items() if name in row)
+            for names in (_LOSSES, _SCORES)
+        )
         self.console.print(
-            f"epoch {int(row['epoch']) + 1:3d}/{self.epochs}  loss {row['loss']:.3f}  "
-            f"mask {row['mask_loss']:.3f}  class {row['label_loss']:.3f}  |  validation: "
-            f"Dice {row['val_dice']:.3f}  balanced accuracy {row['val_balanced_accuracy']:.3f}  "
-            f"AUROC {row['val_auroc']:.3f}  score {row['val_score']:.3f}{' *' if best else ''}"
+            f"epoch {int(row['epoch']) + 1:3d}/{self.epochs}  {losses}  |  validation: {scores}{' *' if best else ''}"
         )
         self.bar.update(self.task, completed=row["epoch"] + 1)
 

@@ -54,6 +54,7 @@ def evaluate(
     from busmt.errors import ConfigError
     from busmt.evaluation.evaluate import default_folder, evaluate_run
     from busmt.evaluation.headline import headline
+    from busmt.evaluation.narrative import task_sentences
     from busmt.training.run import Run
 
     opened = Run.open(run)
@@ -86,6 +87,8 @@ def evaluate(
         print_json(metrics)
     else:
         print_table(headline(metrics), title(metrics))
+    for sentence in task_sentences(metrics):
+        say(sentence)
     say(f"metrics, table and figures: {result.folder}")
     if result.cases:
         say(f"pictures of {len(result.cases)} cases: {result.folder / 'cases'}")

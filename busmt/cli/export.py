@@ -47,6 +47,7 @@ def export(run: str, to: str, formats: tuple[str, ...], variant: str | None, for
     """Write a SavedModel and TFLite files, checked against Keras."""
     quiet_start()
     from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, export_run, export_tablet
+    from busmt.deployment.parity import in_words
     from busmt.errors import ExportError
     from busmt.training.run import Run
 
@@ -72,17 +73,17 @@ def export(run: str, to: str, formats: tuple[str, ...], variant: str | None, for
         )
         return 1 if result.refused else 0
     for row in result.parity:
-        click.echo(
-            f"{row.format:<28} {row.same_label}/{row.images} same class, mask Dice >= {row.min_mask_dice:.5f}, "
-            f"largest difference: mask {row.max_mask_difference:.1e}, class {row.max_label_difference:.1e}"
-        )
+        click.echo(f"{row.format:<28} {row.images} images: {in_words(row)}")
     for judged in result.variants:
         kept = f"  in float: {', '.join(judged.float_parts)}" if judged.float_parts else ""
-        click.echo(
-            f"tflite {judged.variant:<21} {judged.same_label}/{judged.images} same class, mask Dice mean "
-            f"{judged.mean_mask_dice:.4f}, loss of Dice {_interval(judged.dice_loss)}, of AUROC "
-            f"{_interval(judged.auroc_loss)}, {judged.bytes / 1e6:.1f} MB{kept}"
-        )
+        parts = []
+        if judged.same_label is not None:
+            parts.append(
+                f"{judged.same_label}/{judged.images} same class, loss of AUROC {_interval(judged.auroc_loss)}"
+            )
+        if judged.mean_mask_dice is not None:
+            parts.append(f"mask Dice mean {judged.mean_mask_dice:.4f}, loss of Dice {_interval(judged.dice_loss)}")
+        click.echo(f"tflite {judged.variant:<21} {', '.join(parts)}, {judged.bytes / 1e6:.1f} MB{kept}")
     for path in result.files.values():
         click.echo(f"wrote {path}")
     if TABLET in result.files:

@@ -54,6 +54,8 @@ def collect(run: Any) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from busmt.training.session import scores_in_words
+
     data = facts["data"]
     click.echo(f"{facts['run']}: {facts['state']}, {facts['epochs']} epochs, seed {facts['seed']}")
     click.echo(f"started    {facts['started']}  {' '.join(facts['command'] or [])}")
@@ -63,16 +65,16 @@ def _print(facts: dict[str, Any]) -> None:
         text = ", ".join(f"{count} {name}" for name, count in row.items())
         click.echo(f"{part:<10} {sum(row.values())} images ({text})")
     network = facts["network"]
+    tasks = "mask and label" if network["tasks"] == "both" else f"{network['tasks']} alone"
     click.echo(
-        f"network    {network['encoder']}, {network['input_size']}x{network['input_size']}, "
-        f"attention {'on' if network['attention'] else 'off'}, refinement {'on' if network['refinement'] else 'off'}"
+        f"network    {network['architecture']}, {tasks}, {network['encoder']}, "
+        f"{network['input_size']}x{network['input_size']}, "
+        f"attention {'on' if network['attention'] else 'off'}, refinement {network['refinement']}"
     )
     validation = facts["validation"].get("validation")
     if validation:
-        click.echo(
-            f"validation Dice {validation['val_dice']:.3f}, balanced accuracy "
-            f"{validation['val_balanced_accuracy']:.3f} (best epoch {facts['validation']['best_epoch'] + 1})"
-        )
+        best = facts["validation"]["best_epoch"] + 1
+        click.echo(f"validation {scores_in_words(validation)} (best epoch {best})")
     _print_test(facts)
 
 

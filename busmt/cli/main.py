@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("busmt.cli.reproduce", "Train a run again and tell whether it comes out the same."),
     "info": ("busmt.cli.info", "Show what a run was trained on, and its result."),
     "curate": ("busmt.cli.curate", "Find duplicates and contradictions in a cohort."),
+    "volumes": ("busmt.cli.volumes", "Train the 3-D network on synthetic or own volumes."),
     "phantoms": ("busmt.cli.phantoms", "Write a folder of synthetic ultrasound images."),
     "data": ("busmt.cli.data", "Download public cohorts."),
 }

@@ -141,22 +141,23 @@ def _predict_one(predictor: Any, path: Path, target: Path) -> dict[str, Any]:
     prediction = predictor.predict_file(path)
     mask_path, overlay_path = (target.with_name(f"{target.name}_{kind}.png") for kind in ("mask", "overlay"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_png(mask_path, prediction.mask)
-    probability = float(prediction.probabilities.max())
-    caption = f"{prediction.label} {probability:.2f}" + (" - refer" if prediction.refer else "")
-    outlined = draw_outlines(read_colour(path), [(prediction.mask, PREDICTION_COLOUR)])
-    write_png(overlay_path, write_caption(outlined, caption))
-    return {
-        "label": prediction.label,
-        "probabilities": {name: round(float(p), 6) for name, p in zip(CLASSES, prediction.probabilities, strict=True)},
-        "refer": prediction.refer,
-        "lesion_pixels": int(np.count_nonzero(prediction.mask)),
-        "height": prediction.letterbox.height,
-        "width": prediction.letterbox.width,
-        "mask_threshold": MASK_THRESHOLD,
-        "mask": str(mask_path),
-        "overlay": str(overlay_path),
-    }
+    picture, row = read_colour(path), dict[str, Any]()  # a model with one task fills its part of the row alone
+    if prediction.probabilities is not None:
+        values = zip(CLASSES, prediction.probabilities, strict=True)
+        row |= {"label": prediction.label, "probabilities": {name: round(float(p), 6) for name, p in values}}
+        row["refer"] = prediction.refer
+    if prediction.mask is not None:
+        write_png(mask_path, prediction.mask)
+        picture = draw_outlines(picture, [(prediction.mask, PREDICTION_COLOUR)])
+        row |= {"lesion_pixels": int(np.count_nonzero(prediction.mask))}
+    row |= {"height": prediction.letterbox.height, "width": prediction.letterbox.width}
+    if prediction.mask is not None:
+        row |= {"mask_threshold": MASK_THRESHOLD, "mask": str(mask_path)}
+    if prediction.probabilities is not None:
+        caption = f"{prediction.label} {float(prediction.probabilities.max()):.2f}"
+        picture = write_caption(picture, caption + (" - refer" if prediction.refer else ""))
+    write_png(overlay_path, picture)
+    return {**row, "overlay": str(overlay_path)}
 
 
 def _write_tables(folder: Path, result: dict[str, Any]) -> None:
@@ -177,7 +178,10 @@ def _write_tables(folder: Path, result: dict[str, Any]) -> None:
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if "error" not in row:
-            refer = "  refer" if row["refer"] else ""
-            probability = max(row["probabilities"].values())
-            name = one_line(row["image"])
-            click.echo(f"{row['label']:<10} {probability:.3f}  {row['lesion_pixels']:>8} px  {name}{refer}")
+            parts = []
+            if "label" in row:
+                parts.append(f"{row['label']:<10} {max(row['probabilities'].values()):.3f}")
+            if "lesion_pixels" in row:
+                parts.append(f"{row['lesion_pixels']:>8} px")
+            refer = "  refer" if row.get("refer") else ""
+            click.echo("  ".join([*parts, one_line(row["image"])]) + refer)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from busmt.cli.common import json_option, print_json, progress, quiet_start, say
-from busmt.config import PRESETS, Config, merge, read_yaml
+from busmt.config import ARCHITECTURES, OURS, PRESETS, Config, merge, read_yaml
 from busmt.errors import ConfigError, RunError
+from busmt.model.baselines import BASELINES, check_tasks, recipe
 
+MODEL_NAMES = "\b\nNames for --model:\n" + "\n".join(
+    f"  {name:<23} {line}"
+    for name, line in [
+        (OURS, "the network of busmt: mask and class, attention gates, refinement"),
+        *((name, system.line) for name, system in BASELINES.items()),
+    ]
+)
+"""What can be trained, for --help."""
 _FLAGS = {
     "data": ("data", "path"),
     "cohort": ("data", "cohort"),
+    "model": ("network", "architecture"),
     "curated": ("curation", "curated"),
     "folds": ("folds", "file"),
     "fold": ("folds", "fold"),
@@ -26,18 +37,22 @@ _FLAGS = {
 
 
 @click.command(
-    epilog="""\b
+    epilog=MODEL_NAMES
+    + """
+\b
 Examples:
   busmt train
   busmt train --data path/to/Dataset_BUSI_with_GT --preset small --name busi
   busmt train --data path/to/BUS-BRA --fold 1 --epochs 40 --json
   busmt train --data path/to/BUS-BRA --no-test --name bus-bra
   busmt train --data path/to/Dataset_BUSI_with_GT --start runs/bus-bra
+  busmt train --data path/to/Dataset_BUSI_with_GT --model attention-unet
   busmt train --resume runs/busi
 """
 )
 @click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default: synthetic phantoms.")
 @click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option("--model", type=click.Choice(ARCHITECTURES), metavar="NAME", help="What to train. Default: busmt.")
 @click.option("--preset", type=click.Choice(PRESETS), help="Size of it all. Default: small; tiny for phantoms.")
 @click.option("--epochs", type=int, help="Largest number of epochs.")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
@@ -113,8 +128,9 @@ def configure(
     flags: dict[str, Any],
     deterministic: bool | None = None,
     no_test: bool = False,
+    base: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Preset, then file, then options."""
+    """Preset, then `base`, then what belongs to the architecture, then file, then options."""
     layers: dict[str, Any] = read_yaml(config_file) if config_file else {}
     Config.from_dict(layers, config_file or "configuration")  # names the file in its errors
     for option, (section, key) in _FLAGS.items():
@@ -127,8 +143,11 @@ def configure(
         if flags.get("fold") is not None:
             raise ConfigError("--fold and --no-test exclude each other")
         layers = merge(layers, {"folds": {"fold": None}})
+    layers = merge(merge(base or {}, recipe(layers.get("network", {}).get("architecture", OURS))), layers)
     has_data = bool(layers.get("data", {}).get("path"))
-    return Config.preset(preset or ("small" if has_data else "tiny"), layers)
+    config = Config.preset(preset or ("small" if has_data else "tiny"), layers)
+    check_tasks(config.network)
+    return config
 
 
 def _held_out_fold(folds_file: str | None) -> dict[str, Any]:
@@ -200,10 +219,9 @@ def _after(run: Any, then_evaluate: bool, export_to: str | None) -> None:
 
 
 def _conclude(run: Any, result: dict[str, Any], evaluated: bool) -> None:
-    scores = result["validation"]
-    say(
-        f"best epoch {result['best_epoch'] + 1} of {result['epochs']}: validation Dice {scores['val_dice']:.3f}, "
-        f"balanced accuracy {scores['val_balanced_accuracy']:.3f}"
-    )
+    from busmt.training.session import scores_in_words
+
+    scores = scores_in_words(result["validation"])
+    say(f"best epoch {result['best_epoch'] + 1} of {result['epochs']}: validation {scores}")
     if not evaluated and run.config.folds.fold is not None:
         say(f"next: busmt evaluate {run.path}")

@@ -15,33 +15,44 @@ from __future__ import annotations
 
 import numpy as np
 
+MODES: tuple[str, ...] = ("rotation", "round")
 
-def class_quota(labels: np.ndarray, target: float = 1.0) -> dict[int, int]:
+
+def class_quota(labels: np.ndarray, target: float = 1.0, mode: str = "rotation") -> dict[int, int]:
     """Samples per class in one epoch.
 
     Args:
         labels: class index of each sample, (N,), int.
         target: samples of a repeated class, relative to the largest class; in (0, 1]. A class that has
-            more samples than that keeps them all.
+            more samples than that keeps them all. Of no account in the mode "round".
+        mode: "rotation", or "round": every sample of a class with the share p comes round(1 / p) times
+            (Aumente-Maestro et al., 2025), halves rounded up.
 
     Raises:
-        ValueError: no labels, or a target outside (0, 1].
+        ValueError: no labels, a target outside (0, 1], or an unknown mode.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if not 0 < target <= 1:
         raise ValueError(f"target must be in (0, 1], got {target!r}")
     classes, counts = np.unique(np.asarray(labels), return_counts=True)
     if not len(classes):
         raise ValueError("labels must not be empty")
+    if mode == "round":
+        times = np.floor(counts.sum() / counts + 0.5).astype(int)
+        return {int(name): int(count * often) for name, count, often in zip(classes, counts, times, strict=True)}
     wanted = int(round(target * counts.max()))
     return {int(name): max(wanted, int(count)) for name, count in zip(classes, counts, strict=True)}
 
 
-def epoch_length(labels: np.ndarray, target: float | None = 1.0) -> int:
+def epoch_length(labels: np.ndarray, target: float | None = 1.0, mode: str = "rotation") -> int:
     """Number of positions in an epoch; without a target (no balancing) the number of samples."""
-    return len(labels) if target is None else sum(class_quota(labels, target).values())
+    return len(labels) if target is None else sum(class_quota(labels, target, mode).values())
 
 
-def epoch_order(labels: np.ndarray, seed: int, epoch: int, target: float | None = 1.0) -> np.ndarray:
+def epoch_order(
+    labels: np.ndarray, seed: int, epoch: int, target: float | None = 1.0, mode: str = "rotation"
+) -> np.ndarray:
     """Sample index at every position of an epoch.
 
     The rotation of a class goes on where the epoch before stopped, so that over epochs too no sample
@@ -52,6 +63,7 @@ def epoch_order(labels: np.ndarray, seed: int, epoch: int, target: float | None 
         seed: seed of the rotations and of the order.
         epoch: from 0.
         target: see `class_quota`; None turns balancing off: a shuffled pass over all samples.
+        mode: see `class_quota`.
 
     Returns:
         (L,), int64, with L = `epoch_length(labels, target)`.
@@ -63,7 +75,7 @@ def epoch_order(labels: np.ndarray, seed: int, epoch: int, target: float | None 
         chosen = np.concatenate(
             [
                 _rotate(np.flatnonzero(labels == name), quota, seed, epoch)
-                for name, quota in class_quota(labels, target).items()
+                for name, quota in class_quota(labels, target, mode).items()
             ]
         )
     return chosen[np.argsort(position_hash(seed, epoch, np.arange(len(chosen))), kind="stable")]

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 def steps_per_epoch(catalog: Catalog, config: Config) -> int:
     """Batches in a training epoch; the last one may be smaller."""
-    return -(-epoch_length(catalog.labels, _target(config)) // config.training.batch_size)
+    return -(-epoch_length(catalog.labels, *_balance(config)) // config.training.batch_size)
 
 
 def training_dataset(
@@ -51,12 +51,12 @@ def training_dataset(
     Raises:
         DataError: a sample cannot be read.
     """
-    length = epoch_length(catalog.labels, _target(config))
+    length = epoch_length(catalog.labels, *_balance(config))
     labels = tf.constant(np.eye(len(CLASSES), dtype=np.float32)[catalog.labels])
     fetch = _fetcher(catalog, config.network.input_size, config.training.cache, progress)
-    seed, target = config.training.seed, _target(config)
+    seed, balance = config.training.seed, _balance(config)
     epochs = range(first_epoch, max(config.training.epochs, first_epoch + 1))
-    orders = tf.constant(np.stack([epoch_order(catalog.labels, seed, epoch, target) for epoch in epochs]))
+    orders = tf.constant(np.stack([epoch_order(catalog.labels, seed, epoch, *balance) for epoch in epochs]))
     noise = np.stack([position_hash(seed + 1, epoch, np.arange(length)) for epoch in epochs])
     seeds = tf.constant(noise.view(np.int32).reshape(len(epochs), length, 2))
 
@@ -152,5 +152,6 @@ def _fetcher(catalog: Catalog, size: int, cache: str, progress: Progress | None)
     return fetch
 
 
-def _target(config: Config) -> float | None:
-    return config.balance.target if config.balance.enabled else None
+def _balance(config: Config) -> tuple[float | None, str]:
+    """Target and mode, as `busmt.data.balance.class_quota` takes them."""
+    return config.balance.target if config.balance.enabled else None, config.balance.mode

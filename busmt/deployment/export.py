@@ -14,7 +14,7 @@ import numpy as np
 
 from busmt import trust
 from busmt._version import __version__
-from busmt.config import CLASSES, MASK_THRESHOLD
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, TASKS, tasks_of
 from busmt.data.images import file_hash, read_encoded, write_atomically, write_json
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
@@ -34,6 +34,7 @@ TFLITE, GOLDEN, TABLET = "tflite", "golden", "tablet"
 TFLITE_FILE = "model.tflite"
 PARITY_FILE = "parity.json"
 PARITY_IMAGES = 50
+_OUTPUTS = {MASK_OUTPUT: "lesion probability", LABEL_OUTPUT: "class probabilities"}
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def export_tablet(
     say = progress or (lambda text: None)
     network = load_network(run.model_path)
     size, folder = int(network.input_shape[1]), Path(folder)
+    if tasks_of(network.output) != TASKS:
+        raise ExportError(f"{run.path}: the tablet app shows mask and class, and this network has one task")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: exists and is not empty; name a new folder for the tablet app")
     reference = Predictor.from_network(network).predict_arrays
@@ -335,7 +338,7 @@ def _card(run: Run, network: Any) -> dict[str, Any]:
             "preprocessing": "grey, divided by 255, longer side resized to size (bilinear, antialiased), "
             "aspect kept, centred on zeros",
         },
-        "outputs": {"mask": "lesion probability", "label": "class probabilities"},
+        "outputs": {task: _OUTPUTS[task] for task in tasks_of(network.output)},
         "mask_threshold": MASK_THRESHOLD,
         "referral_threshold": run.calibration().get("referral_threshold"),
         "data_fingerprint": run.environment().get("data", {}).get("fingerprint"),

@@ -36,12 +36,14 @@ def write_golden(folder: Path, predictors: Mapping[str, Predictor]) -> Path:
         answers[path.name] = {}
         for position, (file, predictor) in enumerate(predictors.items()):
             prediction = predictor.predict_file(path)
-            if position == 0:
-                write_png(folder / f"{name}_mask.png", prediction.mask)
-            answers[path.name][file] = {
-                "label": prediction.label,
-                "probabilities": [round(float(value), 6) for value in prediction.probabilities],
-                "lesion_pixels": int(np.count_nonzero(prediction.mask)),
-            }
+            answer: dict[str, object] = {}
+            if prediction.probabilities is not None:
+                answer["label"] = prediction.label
+                answer["probabilities"] = [round(float(value), 6) for value in prediction.probabilities]
+            if prediction.mask is not None:
+                answer["lesion_pixels"] = int(np.count_nonzero(prediction.mask))
+                if position == 0:
+                    write_png(folder / f"{name}_mask.png", prediction.mask)
+            answers[path.name][file] = answer
     write_json(folder / ANSWERS, answers)
     return folder

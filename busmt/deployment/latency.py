@@ -8,6 +8,7 @@ within one table, never figures of two.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
+from busmt.config import CLASSES, IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT, TASKS, tasks_of
 from busmt.data.phantom import make_phantom
 from busmt.deployment.export import FORMATS, export_run, variant_file
 from busmt.deployment.quantise import VARIANTS
@@ -66,7 +67,8 @@ class Latency:
         name, threads: of the contender.
         median, low, high: median and quartiles, milliseconds.
         ratio: median of the reference divided by this one: how many times as fast.
-        difference: largest difference of a lesion or class probability from the reference's, on the image measured.
+        difference: largest difference of a lesion or class probability from the reference's, on the image measured;
+            NaN where they have no task in common.
         calls: number of calls that were counted.
     """
 
@@ -214,7 +216,7 @@ def _contenders(
         for count in threads:
             yield Contender(f"TFLite {variant}", count, interpret(path, count)[0])
     yield from _onnx_contenders(network, threads, say)
-    yield _torch_contender(run)
+    yield _torch_contender(run, tasks_of(network.output))
 
 
 def _onnx_contenders(network: Any, threads: Sequence[int], say: Callable[[str], None]) -> Iterator[Contender | Skipped]:
@@ -244,7 +246,7 @@ def _onnx(network: Any) -> bytes:
     @tf.function(input_signature=signature)
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(image, training=False)
-        return {name: outputs[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
+        return {name: outputs[name] for name in tasks_of(outputs)}
 
     return tf2onnx.convert.from_function(serve, input_signature=signature, opset=17)[0].SerializeToString()
 
@@ -272,18 +274,18 @@ def _openvino(content: bytes, threads: int) -> Forward:
 
     def forward(picture: np.ndarray) -> dict[str, np.ndarray]:
         answer = compiled([picture])
-        return {name: answer[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
+        return {name: answer[name] for name in tasks_of(output.get_any_name() for output in compiled.outputs)}
 
     return forward
 
 
-def _torch_contender(run: Run) -> Contender | Skipped:
+def _torch_contender(run: Run, tasks: Sequence[str]) -> Contender | Skipped:
     name = "PyTorch (Keras on its torch backend)"
     try:
         importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return Skipped(name, "torch is not installed")
-    return Contender(name, None, OtherBackend(run.model_path, "torch"))
+    return Contender(name, None, OtherBackend(run.model_path, "torch", tasks))
 
 
 class OtherBackend:
@@ -294,6 +296,7 @@ class OtherBackend:
     Args:
         path: of the .keras file.
         backend: "torch", "jax" or "tensorflow".
+        tasks: of the network.
 
     Raises:
         ExportError: on a call, where the process has died.
@@ -308,14 +311,14 @@ size = int(network.input_shape[1])
 pipe, sys.stdout = sys.stdout.buffer, sys.stderr
 while data := sys.stdin.buffer.read(4 * size * size):
     answer = network.predict_on_batch(np.frombuffer(data, np.float32).reshape(1, size, size, 1))
-    pipe.write(b"".join(np.asarray(answer[name], np.float32).tobytes() for name in ("mask", "label")))
+    pipe.write(b"".join(np.asarray(answer[name], np.float32).tobytes() for name in sys.argv[2:]))
     pipe.flush()
 """
 
-    def __init__(self, path: Path, backend: str):
-        self._backend = backend
+    def __init__(self, path: Path, backend: str, tasks: Sequence[str] = TASKS):
+        self._backend, self._tasks = backend, tasks
         self._process = subprocess.Popen(
-            [sys.executable, "-c", self._CODE, str(path)],
+            [sys.executable, "-c", self._CODE, str(path), *tasks],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -330,10 +333,14 @@ while data := sys.stdin.buffer.read(4 * size * size):
             self._process.stdin.flush()
         except OSError as error:
             raise ExportError(f"the network does not run on Keras' {self._backend} backend") from error
-        values = np.frombuffer(self._process.stdout.read(4 * (picture.size + 3)), np.float32)
-        if values.size != picture.size + 3:
-            raise ExportError(f"the network does not run on Keras' {self._backend} backend")
-        return {MASK_OUTPUT: values[:-3].reshape(picture.shape), LABEL_OUTPUT: values[None, -3:]}
+        shapes = {MASK_OUTPUT: picture.shape, LABEL_OUTPUT: (1, len(CLASSES))}
+        answer = {}
+        for task in self._tasks:
+            values = np.frombuffer(self._process.stdout.read(4 * math.prod(shapes[task])), np.float32)
+            if values.size != math.prod(shapes[task]):
+                raise ExportError(f"the network does not run on Keras' {self._backend} backend")
+            answer[task] = values.reshape(shapes[task])
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -342,7 +349,8 @@ while data := sys.stdin.buffer.read(4 * size * size):
 
 
 def _difference(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> float:
-    return max(float(np.abs(first[name] - second[name]).max()) for name in (MASK_OUTPUT, LABEL_OUTPUT))
+    gaps = [float(np.abs(first[name] - second[name]).max()) for name in tasks_of(set(first) & set(second))]
+    return max(gaps) if gaps else math.nan
 
 
 def _cpu_lines() -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from busmt.config import CLASSES, IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
+from busmt.config import CLASSES, IMAGE_INPUT, tasks_of
 from busmt.data.catalog import Catalog
 from busmt.errors import ExportError
 from busmt.prediction import interpret
@@ -158,7 +158,7 @@ class Quantiser:
         return [self._pictures[position] for position in chosen.round().astype(int)]
 
     @cached_property
-    def _reference(self) -> tuple[np.ndarray, np.ndarray]:
+    def _reference(self) -> list[np.ndarray]:
         return _answers(self._content, self._samples)
 
     @cached_property
@@ -328,7 +328,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[skipped]), float(ordered[-1 - skipped])
 
 
-def _answers(content: bytes, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _answers(content: bytes, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     forward, _ = interpret(content)
     answers = [forward(picture[None]) for picture in pictures]
-    return np.stack([row[MASK_OUTPUT] for row in answers]), np.stack([row[LABEL_OUTPUT] for row in answers])
+    return [np.stack([row[task] for row in answers]) for task in tasks_of(answers[0])]

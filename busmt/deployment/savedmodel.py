@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from busmt.config import CLASSES, IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
+from busmt.config import CLASSES, IMAGE_INPUT, LABEL_OUTPUT, tasks_of
 from busmt.deployment.intake import OK, STATUS_MESSAGES, read_images
 from busmt.errors import ExportError
 from busmt.evaluation.classification import MALIGNANT
@@ -40,7 +40,8 @@ def write_saved_model(
       the others: its mask, label and class are -1 throughout, its size and box 0, and it is referred.
 
     `refer` is the rule of `busmt.evaluation.calibration.is_referred`. Without a threshold every case that is
-    not called malignant is referred.
+    not called malignant is referred. A network with one task lacks the outputs of the other: without masks `mask`,
+    without classes `label`, `class_id` and `refer`.
 
     Args:
         network: as built by `busmt.model.network.build_network`.
@@ -63,11 +64,11 @@ def write_saved_model(
 
     def forward(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(image, training=False)
-        return {name: outputs[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
+        return {name: outputs[name] for name in tasks_of(outputs)}
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = forward(image)
-        return outputs | _decide(outputs[LABEL_OUTPUT], referral_threshold)
+        return outputs | (_decide(outputs[LABEL_OUTPUT], referral_threshold) if LABEL_OUTPUT in outputs else {})
 
     def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         images, sizes, boxes, status = read_images(encoded, size)
@@ -92,12 +93,14 @@ def _decide(label: tf.Tensor, threshold: float | None) -> dict[str, tf.Tensor]:
 def _withhold(outputs: dict[str, tf.Tensor], status: tf.Tensor) -> dict[str, tf.Tensor]:
     """No answer for what could not be read: the network's opinion of an empty picture is not a finding."""
     read = tf.equal(status, OK)
-    return {
-        MASK_OUTPUT: tf.where(read[:, None, None, None], outputs[MASK_OUTPUT], float(NO_ANSWER)),
-        LABEL_OUTPUT: tf.where(read[:, None], outputs[LABEL_OUTPUT], float(NO_ANSWER)),
-        CLASS_OUTPUT: tf.where(read, outputs[CLASS_OUTPUT], NO_ANSWER),
-        REFER_OUTPUT: outputs[REFER_OUTPUT] | ~read,
-    }
+    withheld = {}
+    for name, value in outputs.items():
+        if name == REFER_OUTPUT:
+            withheld[name] = value | ~read
+        else:
+            alike = read[(slice(None), *[None] * (len(value.shape) - 1))]
+            withheld[name] = tf.where(alike, value, tf.constant(NO_ANSWER, value.dtype))
+    return withheld
 
 
 def _explain(status: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT
+from busmt.config import IMAGE_INPUT, tasks_of
 from busmt.data.images import write_atomically
 from busmt.deployment.savedmodel import DEFAULT_SIGNATURE, write_saved_model
 from busmt.errors import ExportError
@@ -34,9 +34,9 @@ def write_tflite(network: keras.Model, path: str | os.PathLike) -> Path:
 def convert(network: keras.Model, attention: bool = False) -> bytes:
     """Convert to a float32 .tflite file with the signature `serving_default`.
 
-    Input `image` (1, S, S, 1), float32, in [0, 1]; outputs `mask` (1, S, S, 1) and `label` (1, 3), float32. Read
-    the outputs by name: interpreters order them differently. The batch is fixed: a dynamic one is several times
-    slower, and browsers refuse it.
+    Input `image` (1, S, S, 1), float32, in [0, 1]; outputs `mask` (1, S, S, 1) and `label` (1, 3), float32, or the
+    one of them that the network has. Read the outputs by name: interpreters order them differently. The batch is
+    fixed: a dynamic one is several times slower, and browsers refuse it.
 
     Args:
         network: built by `busmt.model.network.build_network`.
@@ -91,7 +91,7 @@ def require_built_in(content: bytes) -> None:
 
 def _write_with_attention(network: keras.Model, gates: keras.Model, folder: Path) -> None:
     size = int(network.input_shape[1])
-    outputs = {name: network.output[name] for name in (MASK_OUTPUT, LABEL_OUTPUT)}
+    outputs = {name: network.output[name] for name in tasks_of(network.output)}
     probe = keras.Model(network.input, {**outputs, **gates.output}, name="busmt")
     archive = keras.export.ExportArchive()
     archive.track(probe)

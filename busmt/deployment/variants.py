@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, tasks_of
 from busmt.data.images import Letterbox
 from busmt.data.phantom import make_phantom
 from busmt.data.pipeline import read_image
@@ -27,6 +27,11 @@ MIN_LIKENESS: float = 0.995
 against the truth alone would be a poor guide: on some dozens of images one borderline lesion moves them by more
 than `MAX_LOSS`, in either direction."""
 RESAMPLES: int = 1000
+_BY_TASK = (
+    "same_label", "mean_mask_dice", "min_mask_dice", "mean_label_drift", "max_label_drift", "mean_mask_drift",
+    "max_mask_drift",
+)  # fmt: skip
+"""Fields of a `Fidelity` that are None where the network lacks the task."""
 MAX_CASES: int = 300
 
 
@@ -51,16 +56,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about cases: probability maps (N, S, S), class probabilities (N, 3), Dice (N,)."""
+    """What a model says about cases: probability maps (N, S, S), class probabilities (N, 3), Dice (N,); None, and NaN
+    for Dice, of a task that it lacks."""
 
-    maps: np.ndarray
-    probabilities: np.ndarray
+    maps: np.ndarray | None
+    probabilities: np.ndarray | None
     dice: np.ndarray
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a variant is to Keras, and what it loses.
+    """How near a variant is to Keras, and what it loses. What concerns a task that the network lacks is None.
 
     Attributes:
         variant: of `busmt.deployment.quantise.VARIANTS`.
@@ -82,13 +88,13 @@ class Fidelity:
     bytes: int
     images: int
     lesions: int
-    same_label: int
-    mean_mask_dice: float
-    min_mask_dice: float
-    mean_label_drift: float
-    max_label_drift: float
-    mean_mask_drift: float
-    max_mask_drift: float
+    same_label: int | None
+    mean_mask_dice: float | None
+    min_mask_dice: float | None
+    mean_label_drift: float | None
+    max_label_drift: float | None
+    mean_mask_drift: float | None
+    max_mask_drift: float | None
     contradictions: int
     dice_loss: Estimate
     auroc_loss: Estimate
@@ -98,8 +104,13 @@ class Fidelity:
     def passed(self) -> bool:
         """No contradiction, and no more than `MAX_LOSS` lost; a loss that is undefined does not count."""
         losses = [loss.value for loss in (self.dice_loss, self.auroc_loss) if np.isfinite(loss.value)]
-        sound = np.isfinite(self.max_label_drift) and np.isfinite(self.max_mask_drift)
-        return bool(sound) and self.contradictions == 0 and all(loss <= MAX_LOSS for loss in losses)
+        drifts = [drift for drift in (self.max_label_drift, self.max_mask_drift) if drift is not None]
+        return all(np.isfinite(drifts)) and self.contradictions == 0 and all(loss <= MAX_LOSS for loss in losses)
+
+    @property
+    def likeness(self) -> float:
+        """Mean Dice between its masks and those of Keras; without masks the share of images with the same class."""
+        return (self.same_label or 0) / self.images if self.mean_mask_dice is None else self.mean_mask_dice
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, with the verdict; undefined numbers are None."""
@@ -186,11 +197,11 @@ def choose(
         content = quantiser.quantise(variant, floats)
         fidelity = validation.judge(variant, content, floats, resamples=1)
         say(
-            f"{variant}: {count} of {len(quantiser.parts)} parts in float, mask Dice {fidelity.mean_mask_dice:.4f}, "
+            f"{variant}: {count} of {len(quantiser.parts)} parts in float, likeness {fidelity.likeness:.4f}, "
             f"loss of Dice {fidelity.dice_loss.value:+.4f}, of AUROC {fidelity.auroc_loss.value:+.4f} on validation"
         )
-        attempts.append((fidelity.passed, fidelity.mean_mask_dice, content, floats))
-        if fidelity.passed and fidelity.mean_mask_dice >= MIN_LIKENESS:
+        attempts.append((fidelity.passed, fidelity.likeness, content, floats))
+        if fidelity.passed and fidelity.likeness >= MIN_LIKENESS:
             break
     else:
         attempts.sort(key=lambda attempt: attempt[:2])
@@ -202,10 +213,16 @@ def answer(forward: Forward, cases: Sequence[Case]) -> Answers:
     maps, probabilities, scores = [], [], []
     for case in cases:
         outputs = forward(case.picture[None])
-        maps.append(outputs[MASK_OUTPUT][0, ..., 0])
-        probabilities.append(outputs[LABEL_OUTPUT][0])
-        scores.append(dice(case.truth, case.box.restore_mask(maps[-1], MASK_THRESHOLD)))
-    return Answers(np.stack(maps), np.stack(probabilities), np.array(scores))
+        if LABEL_OUTPUT in outputs:
+            probabilities.append(outputs[LABEL_OUTPUT][0])
+        if MASK_OUTPUT in outputs:
+            maps.append(outputs[MASK_OUTPUT][0, ..., 0])
+            scores.append(dice(case.truth, case.box.restore_mask(maps[-1], MASK_THRESHOLD)))
+        else:
+            scores.append(np.nan)
+    return Answers(
+        np.stack(maps) if maps else None, np.stack(probabilities) if probabilities else None, np.array(scores)
+    )
 
 
 def judge(
@@ -220,25 +237,31 @@ def judge(
         cases: the images that both have seen.
         resamples: of the intervals.
     """
-    first, second = own.maps > MASK_THRESHOLD, other.maps > MASK_THRESHOLD
-    overlaps = np.array([_overlap(a, b) for a, b in zip(first, second, strict=True)])
-    labels, expected = other.probabilities.argmax(axis=1), own.probabilities.argmax(axis=1)
-    odd, known = ((labels == NORMAL) == second.any(axis=(1, 2)), (expected == NORMAL) == first.any(axis=(1, 2)))
-    label_drift, mask_drift = np.abs(own.probabilities - other.probabilities), np.abs(own.maps - other.maps)
+    facts: dict[str, Any] = dict.fromkeys(_BY_TASK)
+    said = {}
+    if own.maps is not None and other.maps is not None:
+        first, second = own.maps > MASK_THRESHOLD, other.maps > MASK_THRESHOLD
+        overlaps = np.array([_overlap(a, b) for a, b in zip(first, second, strict=True)])
+        facts |= {"mean_mask_dice": float(overlaps.mean()), "min_mask_dice": float(overlaps.min())}
+        facts |= _drift("mask", own.maps, other.maps)
+        said[MASK_OUTPUT] = [found.any(axis=(1, 2)) for found in (first, second)]
+    if own.probabilities is not None and other.probabilities is not None:
+        expected, labels = own.probabilities.argmax(axis=1), other.probabilities.argmax(axis=1)
+        facts |= {"same_label": int((labels == expected).sum())}
+        facts |= _drift("label", own.probabilities, other.probabilities)
+        said[LABEL_OUTPUT] = [found == NORMAL for found in (expected, labels)]
+    contradictions = 0
+    if len(tasks_of(said)) == 2:
+        known, odd = (normal == marked for normal, marked in zip(said[LABEL_OUTPUT], said[MASK_OUTPUT], strict=True))
+        contradictions = int((odd & ~known).sum())
     losses = _losses(own, other, cases, resamples)
     return Fidelity(
         variant=variant,
         bytes=size,
         images=len(cases),
         lesions=sum(bool(case.truth.any()) for case in cases),
-        same_label=int((labels == expected).sum()),
-        mean_mask_dice=float(overlaps.mean()),
-        min_mask_dice=float(overlaps.min()),
-        mean_label_drift=float(label_drift.mean()),
-        max_label_drift=float(label_drift.max()),
-        mean_mask_drift=float(mask_drift.mean()),
-        max_mask_drift=float(mask_drift.max()),
-        contradictions=int((odd & ~known).sum()),
+        contradictions=contradictions,
+        **facts,
         dice_loss=losses["dice"],
         auroc_loss=losses["auroc"],
     )
@@ -263,7 +286,7 @@ def _losses(own: Answers, other: Answers, cases: Sequence[Case], resamples: int)
     gaps = np.where(lesions, own.dice - other.dice, np.nan)
 
     def area(answers: Answers, weights: np.ndarray) -> np.ndarray:
-        if len(classes) < 2 or not np.isfinite(answers.probabilities).all():
+        if len(classes) < 2 or answers.probabilities is None or not np.isfinite(answers.probabilities).all():
             return np.full(len(weights), np.nan)
         scores = restrict(answers.probabilities, classes)
         return classification_measures(labels, scores, classes, weights)["auroc_macro"]
@@ -272,6 +295,11 @@ def _losses(own: Answers, other: Answers, cases: Sequence[Case], resamples: int)
         return {"dice": weighted_mean(gaps, weights), "auroc": area(own, weights) - area(other, weights)}
 
     return bootstrap(statistic, [case.group for case in cases], resamples)
+
+
+def _drift(task: str, own: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    gaps = np.abs(own - other)
+    return {f"mean_{task}_drift": float(gaps.mean()), f"max_{task}_drift": float(gaps.max())}
 
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> float:

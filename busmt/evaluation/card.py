@@ -33,6 +33,9 @@ _NOT_INTENDED = (
 )
 
 
+_TASKS = {"both": "Lesion mask and class", "mask": "Lesion mask", "label": "Class"}
+
+
 def write_card(run: Run, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write model_card.md and model_card.json.
 
@@ -64,7 +67,8 @@ def build_card(run: Run) -> dict[str, Any]:
         "schema": "busmt-model-card",
         "schema_version": CARD_SCHEMA_VERSION,
         "name": run.name,
-        "summary": f"Lesion mask and class from one breast-ultrasound image, trained on {facts['cohort']}.",
+        "summary": f"{_TASKS[facts['network']['tasks']]} from one breast-ultrasound image, trained on "
+        f"{facts['cohort']}.",
         "license": "Apache-2.0",
         "intended_use": _INTENDED,
         "not_intended": list(_NOT_INTENDED),
@@ -76,10 +80,7 @@ def build_card(run: Run) -> dict[str, Any]:
         "output": {
             "classes": list(CLASSES),
             "mask_threshold": MASK_THRESHOLD,
-            "description": "lesion probability per pixel and class probabilities that agree: the class is normal "
-            "exactly where no pixel is above the threshold"
-            if facts["network"]["refinement"]
-            else "lesion probability per pixel and class probabilities",
+            "description": _output(facts["network"]),
             "referral_threshold": fitted.get("referral_threshold"),
             "temperature": fitted.get("temperature"),
         },
@@ -105,6 +106,14 @@ def build_card(run: Run) -> dict[str, Any]:
             "tested_images_sha256": home.metrics["provenance"]["data_fingerprint"],
         },
     }
+
+
+def _output(network: dict[str, Any]) -> str:
+    if network["tasks"] != "both":
+        return {"mask": "lesion probability per pixel", "label": "class probabilities"}[network["tasks"]]
+    both = "lesion probability per pixel and class probabilities"
+    agree = f"{both} that agree: the class is normal exactly where no pixel is above the threshold"
+    return both if network["refinement"] == "none" else agree
 
 
 def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:

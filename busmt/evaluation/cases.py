@@ -13,13 +13,13 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES, NORMAL
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, NORMAL
 from busmt.data import images
 from busmt.data.catalog import Catalog
 from busmt.errors import DataError
 from busmt.evaluation.classification import MALIGNANT
 from busmt.evaluation.figures import save_figure
-from busmt.evaluation.table import PROBABILITIES
+from busmt.evaluation.table import PROBABILITIES, tasks_in
 from busmt.overlay import PREDICTION_COLOUR, TRUTH_COLOUR
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ def choose_cases(table: pd.DataFrame, each: int = 4, among: Iterable[str] | None
     missed = table[(table["label"] == MALIGNANT) & (table["predicted"] != MALIGNANT)]
     alarms = table[(table["label"] == CLASSES[NORMAL]) & (table["predicted_pixels"] > 0)]
     wrong = table[table["label"] != table["predicted"]]
+    if LABEL_OUTPUT not in tasks_in(table):
+        missed, wrong = missed.head(0), wrong.head(0)
+    if MASK_OUTPUT not in tasks_in(table):
+        lesions, alarms = lesions.head(0), alarms.head(0)
     confidence = wrong[PROBABILITIES].max(axis=1)
     ranked = {
         "worst": lesions[::-1],
@@ -219,12 +223,15 @@ def _wrapped(case: Case) -> str:
 
 def _caption(row: pd.Series) -> str:
     parts = []
-    if row["lesion_pixels"] > 0:
+    if row["lesion_pixels"] > 0 and row["predicted_pixels"] >= 0:
         parts.append(f"Dice {row['dice']:.2f}" if row["predicted_pixels"] else "lesion missed")
-    elif row["predicted_pixels"]:
+    elif row["predicted_pixels"] > 0:
         parts.append(f"{100 * row['predicted_share']:.1f}\N{NO-BREAK SPACE}% marked")
-    confidence = row[f"p_{row['predicted']}"]
-    parts.append(f"{row['label']}, called {row['predicted']} ({100 * confidence:.0f}\N{NO-BREAK SPACE}%)")
+    if row["predicted"]:
+        confidence = row[f"p_{row['predicted']}"]
+        parts.append(f"{row['label']}, called {row['predicted']} ({100 * confidence:.0f}\N{NO-BREAK SPACE}%)")
+    else:
+        parts.append(row["label"])
     return "; ".join(parts)
 
 

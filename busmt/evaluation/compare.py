@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES, NORMAL
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, NORMAL
 from busmt.errors import DataError
 from busmt.evaluation import calibration, classification
 from busmt.evaluation.intervals import LEVEL, RESAMPLES, paired_difference, weighted_mean
 from busmt.evaluation.protocol import Evaluation
 from busmt.evaluation.summary import scored_labels
+from busmt.evaluation.table import tasks_in
 
 COMPARED: dict[str, tuple[str, bool]] = {
     "dice": ("Dice", True),
@@ -93,7 +94,8 @@ def compare(
         verdict) and "folds" (each system's Dice, accuracy and balanced accuracy fold by fold, with mean and spread).
 
     Raises:
-        DataError: fewer than two systems, other images, or images whose class, size or mask differs.
+        DataError: fewer than two systems, no task in common, other images, or images whose class, size or mask
+            differs.
     """
     if len(systems) < 2:
         raise DataError("a comparison needs at least two systems")
@@ -102,6 +104,8 @@ def compare(
     classes = tuple(name for name in CLASSES if (reference["label"] == name).any())
     comparisons = []
     for system, table in zip(systems[1:], tables[1:], strict=True):
+        if not set(tasks_in(table)) & set(tasks_in(reference)):
+            raise DataError(f"{systems[0].name} and {system.name} have no task in common: one masks, one classifies")
         statistic = paired_statistic(table, reference, classes)
         differences = paired_difference(statistic, reference["group"].to_numpy(), resamples, seed)
         measures = {}
@@ -136,7 +140,7 @@ def paired_statistic(
     """Function of weights over the rows of both tables, the first's before the second's; see `intervals`.
 
     Surface distances count only where both systems have one, so that a system gains nothing by missing
-    a difficult lesion.
+    a difficult lesion. What one of the systems does not say at all, because it has one task, is not compared.
     """
     both = pd.concat((first, second), ignore_index=True)
     lesions = (both["lesion_pixels"] > 0).to_numpy()
@@ -145,15 +149,18 @@ def paired_statistic(
         values = both[name].to_numpy(np.float64)
         undefined = np.isnan(values.reshape(2, -1)).any(axis=0)
         columns[name] = np.where(np.tile(undefined, 2) | ~lesions, np.nan, values)
-    normal = (both["label"] == CLASSES[NORMAL]).to_numpy()
+    normal = (both["label"] == CLASSES[NORMAL]).to_numpy() & both["predicted_pixels"].notna().to_numpy()
     if normal.any():
         columns["false_positive_rate"] = np.where(normal, both["predicted_pixels"] > 0, np.nan)
+    tasks = set(tasks_in(first)) & set(tasks_in(second))
+    if MASK_OUTPUT not in tasks:
+        columns = {}
     columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
     labels, probabilities = scored_labels(both, classes)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         measures = {name: weighted_mean(values, weights) for name, values in columns.items()}
-        if len(classes) > 1:
+        if len(classes) > 1 and LABEL_OUTPUT in tasks:
             measures |= classification.classification_measures(labels, probabilities, classes, weights)
             measures |= calibration.calibration_measures(labels, probabilities, weights)
         return {name: measures[name] for name in COMPARED if name in measures}
@@ -199,10 +206,18 @@ def _check_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFrame)
 
 
 def fold_by_fold(system: System, classes: Sequence[str]) -> dict[str, Any]:
-    """Dice, accuracy and balanced accuracy of each fold, with their mean and standard deviation (NaN for one fold)."""
-    values: dict[str, list[float]] = {"dice": [], "accuracy": [], "balanced_accuracy": []}
+    """Dice, accuracy and balanced accuracy of each fold, with their mean and standard deviation (NaN for one fold).
+
+    Only those that the system has the task for.
+    """
+    tasks = set.intersection(*(set(tasks_in(fold)) for fold in system.folds))
+    names = {"dice": MASK_OUTPUT, "accuracy": LABEL_OUTPUT, "balanced_accuracy": LABEL_OUTPUT}
+    values: dict[str, list[float]] = {name: [] for name, task in names.items() if task in tasks}
     for fold in system.folds:
-        values["dice"].append(float(fold.loc[fold["lesion_pixels"] > 0, "dice"].mean()))
+        if MASK_OUTPUT in tasks:
+            values["dice"].append(float(fold.loc[fold["lesion_pixels"] > 0, "dice"].mean()))
+        if LABEL_OUTPUT not in tasks:
+            continue
         labels, probabilities = scored_labels(fold[fold["label"].isin(classes)], classes)
         values["accuracy"].append(float((probabilities.argmax(axis=1) == labels).mean()))
         table = classification.confusion(labels, probabilities.argmax(axis=1), len(classes))

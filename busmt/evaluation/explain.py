@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from busmt.config import CLASSES, LABEL_LOGITS_OUTPUT, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD
+from busmt.config import (
+    CLASSES,
+    LABEL_LOGITS_OUTPUT,
+    LABEL_OUTPUT,
+    MASK_OUTPUT,
+    MASK_THRESHOLD,
+    TASKS,
+    tasks_of,
+)
 from busmt.data.images import Letterbox
 from busmt.errors import RunError
 from busmt.evaluation.cases import outlined
@@ -71,6 +79,8 @@ class Explainer:
             features = network.get_layer(_POOLING).input
         except ValueError as error:
             raise RunError(f"the network has no layer {_POOLING}; was it made by busmt?") from error
+        if tasks_of(network.output) != TASKS:
+            raise RunError("explanations need a network with mask and class; this one has one task")
         gates = attention_model(network)
         self.network = network
         self.size = int(network.input_shape[1])

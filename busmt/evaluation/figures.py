@@ -52,7 +52,7 @@ def write_figures(evaluation: Evaluation, folder: str | os.PathLike[str]) -> lis
 def figures_of(evaluation: Evaluation) -> dict[str, Callable[[Evaluation], Figure]]:
     """Figure name to the function that draws it, only those that have something to show."""
     available: dict[str, Callable[[Evaluation], Figure]] = {}
-    if (evaluation.per_image["lesion_pixels"] > 0).any():
+    if evaluation.per_image["dice"].notna().any():
         available["dice"] = draw_dice
     if evaluation.metrics["classification"]:
         available |= {"confusion": draw_confusion, "roc": draw_roc, "precision_recall": draw_precision_recall}

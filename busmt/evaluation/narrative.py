@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from busmt.config import CLASSES
+from busmt.config import CLASSES, OURS, TASKS
 from busmt.data.tables import read_table
 from busmt.errors import DataError
 from busmt.evaluation.evaluate import home_cohort
@@ -19,6 +19,7 @@ from busmt.evaluation.headline import interval, number, percent
 if TYPE_CHECKING:
     from busmt.training.run import Run
 
+_REFINEMENTS = {"ours": "a refinement layer", "rules": "two refinement rules", "none": "no refinement layer"}
 _SMALL = 50  # images of a class below which a share can hardly be told from its neighbours
 
 
@@ -75,6 +76,15 @@ def protocol_sentences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
         "Intervals are 95 % percentile bootstrap intervals that resample groups. They tell how much the figures would "
         "vary with other test images, not with another training.",
     ]
+
+
+def task_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """What is missing from the metrics because the network has one task; nothing for a network with both."""
+    tasks, titles = metrics.get("tasks", TASKS), {"mask": ("masks", "classes"), "label": ("classes", "masks")}
+    if len(tasks) == len(TASKS):
+        return []
+    there, absent = titles[tasks[0]]
+    return [f"The network gives {there} alone: what concerns {absent} is left out."]
 
 
 def external_sentences(metrics: Mapping[str, Any]) -> list[str]:
@@ -195,10 +205,15 @@ def _network_sentence(facts: Sequence[Mapping[str, Any]]) -> str:
     encoder = names.get(network["encoder"], f"{network['encoder']} encoder")
     if network["encoder"] != "unet" and network["pretrained"]:
         encoder += " with ImageNet weights"
-    gates = "attention gates" if network["attention"] else "no attention gates"
-    layer = "a refinement layer" if network["refinement"] else "no refinement layer"
+    parts = [encoder, "attention gates" if network["attention"] else "no attention gates"]
+    if network["architecture"] != OURS:
+        parts = [f"{network['architecture']}, built to be compared with"]
+    if network["tasks"] == "both":
+        parts.append(_REFINEMENTS[network["refinement"]])
+    else:
+        parts.append(f"the {network['tasks']} alone")
     return (
-        f"Network: {encoder}, {gates}, {layer}; input {network['input_size']} x {network['input_size']} pixels; "
+        f"Network: {', '.join(parts)}; input {network['input_size']} x {network['input_size']} pixels; "
         f"{first['parameters'] / 1e6:.2f} million parameters. {_training_sentence(facts)}"
     )
 

@@ -145,4 +145,4 @@ def read_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
 
 def with_texts(table: pd.DataFrame) -> pd.DataFrame:
     """A per-image table that was read from text, with names as text even where they look like numbers or are empty."""
-    return table.assign(**{column: table[column].fillna("").astype(str) for column in _TEXTS})
+    return table.assign(**{column: table[column].astype(object).fillna("").astype(str) for column in _TEXTS})

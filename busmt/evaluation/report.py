@@ -211,7 +211,11 @@ def _section(scored: Scored, kind: str, cohort: str, sentences: list[str]) -> di
     counts = ", ".join(f"{count} {name}" for name, count in metrics["class_counts"].items() if count)
     return {
         "heading": f"{kind}: {cohort}",
-        "sentences": [f"{metrics['images']} images of {metrics['groups']} groups were scored: {counts}.", *sentences],
+        "sentences": [
+            f"{metrics['images']} images of {metrics['groups']} groups were scored: {counts}.",
+            *narrative.task_sentences(metrics),
+            *sentences,
+        ],
         "cards": _cards(metrics),
         "tasks": tasks,
         "subgroups": _subgroup_rows(metrics["subgroups"]),
@@ -222,7 +226,7 @@ def _section(scored: Scored, kind: str, cohort: str, sentences: list[str]) -> di
 def _cards(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     cards = []
     for block, key, name in _CARDS:
-        values = metrics[block] or {}
+        values = metrics[block] or {}  # None where the network lacks the task
         estimate = values.get("measures", values).get(key)
         if estimate:
             cards.append({"name": name, "value": number(estimate["value"]), "interval": interval(estimate)})
@@ -246,8 +250,8 @@ def _subgroup_rows(subgroups: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "dice_median": number(dice["median"]["value"]) if dice else "",
                     "missed": part["segmentation"]["missed"] if dice else "",
                     "hd95": number(hd95["median"]["value"]) if hd95 else "",
-                    "accuracy": number(part["accuracy"]["value"]),
-                    "accuracy_interval": interval(part["accuracy"]),
+                    "accuracy": number(part["accuracy"]["value"]) if part["accuracy"] else "",
+                    "accuracy_interval": interval(part["accuracy"]) if part["accuracy"] else "",
                 }
             )
     return rows

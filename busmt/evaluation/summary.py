@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES, MASK_THRESHOLD, NORMAL
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, TASKS
 from busmt.evaluation import calibration, classification
 from busmt.evaluation.detection import IOU_THRESHOLDS
 from busmt.evaluation.intervals import LEVEL, RESAMPLES, bootstrap, weighted_mean, weighted_median
 from busmt.evaluation.segmentation import MASK_MEASURES, MASK_MEASURES_MM
-from busmt.evaluation.table import LAST_COMPUTED, NOT_METADATA, PROBABILITIES, RAW_PROBABILITIES
+from busmt.evaluation.table import LAST_COMPUTED, NOT_METADATA, PROBABILITIES, RAW_PROBABILITIES, tasks_in
 
 SCHEMA: str = "busmt-metrics"
 SCHEMA_VERSION: int = 1
@@ -27,24 +27,30 @@ _SUBGROUP_LIMIT = 12  # a metadata column with more values than this is no subgr
 def summarise(
     table: pd.DataFrame, referral_threshold: float | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """All metrics of a per-image table, with intervals; the content of metrics.json without its provenance."""
+    """All metrics of a per-image table, with intervals; the content of metrics.json without its provenance.
+
+    Of a model with one task, the other task's blocks are empty or None, and "tasks" says so.
+    """
+    tasks = tasks_in(table)
     classes = tuple(name for name in CLASSES if (table["label"] == name).any())
     draw = {"resamples": resamples, "seed": seed}
+    masks, labels = MASK_OUTPUT in tasks, LABEL_OUTPUT in tasks
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
+        "tasks": list(tasks),
         "images": len(table),
         "groups": int(table["group"].nunique()),
         "classes": list(classes),
         "class_counts": {name: int((table["label"] == name).sum()) for name in CLASSES},
         "interval": {"method": "percentile bootstrap", "unit": "group", "level": LEVEL, **draw},
         "segmentation": _segmentation(table, **draw),
-        "normals": _normals(table, **draw),
-        "for_comparison_only": _dice_average(table, **draw),
-        "detection": _detection(table, **draw),
-        "classification": _classification(table, classes, **draw),
-        "calibration": _calibration(table, classes, referral_threshold, **draw),
-        "agreement": _agreement(table),
+        "normals": _normals(table, **draw) if masks else None,
+        "for_comparison_only": _dice_average(table, **draw) if masks else {},
+        "detection": _detection(table, **draw) if masks else {},
+        "classification": _classification(table, classes, **draw) if labels else None,
+        "calibration": _calibration(table, classes, referral_threshold, **draw) if labels else None,
+        "agreement": _agreement(table) if tasks == TASKS else {"before": None, "after": None},
         "subgroups": _subgroups(table, classes, **draw),
     }
 
@@ -86,7 +92,7 @@ def subgroup_columns(table: pd.DataFrame) -> list[str]:
 
 
 def _segmentation(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    lesions = table[table["lesion_pixels"] > 0]
+    lesions = table[(table["lesion_pixels"] > 0) & table["predicted_pixels"].notna()]
     measures = [name for name in (*MASK_MEASURES, *MASK_MEASURES_MM) if lesions[name].notna().any()]
     result: dict[str, Any] = {"images": len(lesions), "missed": int((lesions["predicted_pixels"] == 0).sum())}
     if lesions.empty:
@@ -252,6 +258,12 @@ def _subgroups(table: pd.DataFrame, classes: Sequence[str], resamples: int, seed
 
 
 def _subgroup(part: pd.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+    counts = {"images": len(part), "groups": int(part["group"].nunique())}
+    accuracy = _accuracy(part, classes, resamples, seed) if LABEL_OUTPUT in tasks_in(part) else None
+    return {**counts, "accuracy": accuracy, "segmentation": _segmentation(part, resamples, seed)}
+
+
+def _accuracy(part: pd.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> dict[str, float]:
     labels, probabilities = scored_labels(part, classes)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     correct = bootstrap(
@@ -261,12 +273,7 @@ def _subgroup(part: pd.DataFrame, classes: Sequence[str], resamples: int, seed: 
         seed,
         shares={"accuracy": int(part["group"].nunique())},
     )
-    return {
-        "images": len(part),
-        "groups": int(part["group"].nunique()),
-        "accuracy": correct["accuracy"].to_dict(),
-        "segmentation": _segmentation(part, resamples, seed),
-    }
+    return correct["accuracy"].to_dict()
 
 
 def _place(value: Any) -> tuple[int, Any]:

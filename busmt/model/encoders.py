@@ -13,6 +13,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from busmt.config import NetworkConfig
+from busmt.errors import DataError
+from busmt.model import pretrained
+
 EFFICIENTNET_LITE0_BLOCKS: tuple[tuple[int, int, int, int, int], ...] = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -24,6 +28,25 @@ EFFICIENTNET_LITE0_BLOCKS: tuple[tuple[int, int, int, int, int], ...] = (
 )
 """Repeats, kernel, first stride, expansion and filters of each stage (Tan & Le, ICML 2019, table 1)."""
 _SKIP_BLOCKS = (0, 2, 4, 10, 15)
+
+
+def encode(image: Any, config: NetworkConfig) -> list[Any]:
+    """Features of the encoder that a configuration asks for, finest first.
+
+    Raises:
+        DataError: the ImageNet weights are damaged, or their package is not installed.
+    """
+    if config.encoder == "unet":
+        return unet_encoder(image, config.width, config.depth)
+    if not config.pretrained:
+        return efficientnet_lite0(image)
+    path = pretrained.weights_path()
+    if path is None:
+        raise DataError(
+            f"{config.encoder}: its ImageNet weights are not installed ({pretrained.EXTRA}); "
+            "set network.pretrained: false to start without them"
+        )
+    return efficientnet_lite0(image, pretrained.read_legacy_torch(path))
 
 
 def unet_encoder(inputs: Any, width: int, depth: int) -> list[Any]:

@@ -27,7 +27,7 @@ from busmt.config import PATH_SETTINGS, Config
 from busmt.data.cohorts import read_cohort
 from busmt.data.folds import read_folds
 from busmt.data.images import write_json
-from busmt.errors import DataError, RunError
+from busmt.errors import ConfigError, DataError, RunError
 from busmt.evaluation.compare import fold_by_fold, system_of
 from busmt.evaluation.protocol import (
     METRICS_FILE,
@@ -238,6 +238,10 @@ def read_fold(path: Path) -> dict[str, Any]:
     found = (record.get("schema"), record.get("schema_version")) if isinstance(record, dict) else None
     if found != (SCHEMA, SCHEMA_VERSION):
         raise DataError(f"{path}: not a fold file of version {SCHEMA_VERSION}; delete it to compute the fold again")
+    try:  # files of earlier versions lack keys, or hold true and false where there are choices now
+        record["config"] = portable(Config.from_dict(record["config"], str(path)))
+    except ConfigError as error:
+        raise DataError(f"{error}; delete the file to compute the fold again") from error
     return record
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, tasks_of
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.data.tables import write_table
 from busmt.errors import DataError, RunError
@@ -229,30 +229,29 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     """Best weights, threshold and temperature from validation, final network under its final name."""
     network, validation = keeper.trainer.network, keeper.validation
     read_checkpoint(keeper.best_path(keeper.best_epoch), {"network": network.weights})
-    threshold = validation.fit_threshold(network)
-    _, probabilities = validation.predict(network)
-    temperature = fit_temperature(probabilities, validation.labels)
-    network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
-    scores = validation.score(network)
-    _, probabilities = validation.predict(network)
-    malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
-    referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
-    run.write_json(
-        CALIBRATION,
-        {
-            "fitted_on": "validation",
-            "images": len(validation.labels),
-            "best_epoch": keeper.best_epoch,
-            "mask_threshold": threshold,
-            "temperature": float(temperature),
-            "referral_threshold": referral,
-            "validation": scores,
-        },
-    )
+    facts = {"fitted_on": "validation", "images": len(validation.labels), "best_epoch": keeper.best_epoch}
+    run.write_json(CALIBRATION, facts | _calibrate(network, validation))
     _record(run, {"cpu_seconds": round(keeper.cpu_seconds, 1)})
     draft = run.path / f".draft.{MODEL}"
     network.save(draft)
     draft.replace(run.path / MODEL)
+
+
+def _calibrate(network: keras.Model, validation: ValidationSet) -> dict[str, Any]:
+    """Fit what each task of the network has to be fitted, and write it down with the scores that come of it."""
+    tasks = tasks_of(network.output)
+    fitted: dict[str, float | None] = {}
+    if MASK_OUTPUT in tasks:
+        fitted["mask_threshold"] = validation.fit_threshold(network)
+    if LABEL_OUTPUT in tasks:
+        temperature = fit_temperature(validation.predict(network)[LABEL_OUTPUT], validation.labels)
+        network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
+        fitted["temperature"] = float(temperature)
+        probabilities = validation.predict(network)[LABEL_OUTPUT]
+        malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
+        referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
+        fitted["referral_threshold"] = referral
+    return {**fitted, "validation": validation.score(network)}
 
 
 @contextlib.contextmanager

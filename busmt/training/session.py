@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from busmt.config import Config
 from busmt.training.prepare import open_or_prepare
@@ -37,11 +38,15 @@ class EpochPrinter:
 
     def epoch(self, row: dict[str, float], best: bool) -> None:
         """Losses and the scores on validation."""
-        print(
-            f"epoch {int(row['epoch']) + 1}: loss {row['loss']:.3f}, validation Dice {row['val_dice']:.3f}, "
-            f"balanced accuracy {row['val_balanced_accuracy']:.3f}{' *' if best else ''}"
-        )
+        scores = f"validation {scores_in_words(row)}{' *' if best else ''}"
+        print(f"epoch {int(row['epoch']) + 1}: loss {row['loss']:.3f}, {scores}")
 
     def warn(self, text: str) -> None:
         """A message for the user."""
         print(f"warning: {text}")
+
+
+def scores_in_words(scores: Mapping[str, float]) -> str:
+    """Dice and balanced accuracy on validation, as far as the network has the task."""
+    names = {"val_dice": "Dice", "val_balanced_accuracy": "balanced accuracy"}
+    return ", ".join(f"{title} {scores[name]:.3f}" for name, title in names.items() if name in scores)

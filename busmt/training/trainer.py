@@ -7,19 +7,35 @@ from typing import Any
 import keras
 from keras import ops
 
-from busmt.config import LABEL_LOGITS_OUTPUT, LABEL_OUTPUT, MASK_LOGITS_OUTPUT, MASK_OUTPUT, Config, LossConfig
-from busmt.model.losses import MASK_LOSSES, label_cross_entropy, logits_of
+from busmt.config import (
+    LABEL_LOGITS_OUTPUT,
+    LABEL_OUTPUT,
+    MASK_LOGITS_OUTPUT,
+    MASK_OUTPUT,
+    Config,
+    LossConfig,
+    tasks_of,
+)
+from busmt.model.losses import LABEL_LOSSES, MASK_LOSSES, dice_bce, logits_of, outline
+from busmt.model.outputs import BOUNDARY_OUTPUT, DEEP_OUTPUT
 
-LOSS_NAMES: tuple[str, ...] = ("mask_loss", "label_loss")
+_BOUNDARY_WEIGHT = 0.5
+"""Share that the outline's loss is added with to the mask's, for networks that have a boundary branch."""
 
 
 class MultiTaskTrainer(keras.Model):
     """Wraps the network for training; `network` itself is what is saved.
 
+    Its tasks are those of its outputs; the loss of a task that it lacks is left out.
+
     Each task's loss is the mean of the loss before and after refinement: the raw outputs must be right
     by themselves, or the refinement would have nothing independent to exchange. With
     `task_balance: uncertainty` the weights are learned (Kendall et al., CVPR 2018): each task's
     loss is divided by exp(s) and s is added, s being a trainable log-variance.
+
+    With deep supervision (outputs `mask_logits_deep1`, ...) the mask loss is the weighted mean over the final mask
+    and these, each with half the weight of the one before (Isensee et al., Nature Methods 2021). A boundary branch
+    adds Dice and cross-entropy of the lesion's outline.
 
     Args:
         network: as `busmt.model.network.build_network` returns.
@@ -30,11 +46,12 @@ class MultiTaskTrainer(keras.Model):
         super().__init__(**kwargs)
         self.network = network
         self.settings = config
-        self.mask_loss = MASK_LOSSES[config.mask]
-        self.parts = {name: keras.metrics.Mean(name=name) for name in LOSS_NAMES}
+        self.tasks = tasks_of(network.output)
+        self.mask_loss, self.label_loss = MASK_LOSSES[config.mask], LABEL_LOSSES[config.label]
+        self.parts = {task: keras.metrics.Mean(name=f"{task}_loss") for task in self.tasks}
         self.log_variances = None
         if config.task_balance == "uncertainty":
-            self.log_variances = self.add_weight(shape=(2,), initializer="zeros", name="log_variances")
+            self.log_variances = self.add_weight(shape=(len(self.tasks),), initializer="zeros", name="log_variances")
         self.build(network.input_shape)
 
     def build(self, input_shape: Any) -> None:
@@ -47,26 +64,38 @@ class MultiTaskTrainer(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: Any = True
     ) -> Any:
         losses = self.task_losses(y, y_pred)
-        for name, value in zip(LOSS_NAMES, losses, strict=True):
-            self.parts[name].update_state(value)
-        weights = (self.settings.mask_weight, self.settings.label_weight)
+        weights = {MASK_OUTPUT: self.settings.mask_weight, LABEL_OUTPUT: self.settings.label_weight}
         total = 0.0
-        for task, (weight, value) in enumerate(zip(weights, losses, strict=True)):
+        for position, (task, value) in enumerate(losses.items()):
+            self.parts[task].update_state(value)
             if self.log_variances is None:
-                total = total + weight * value
+                total = total + weights[task] * value
             else:
-                total = total + weight * (ops.exp(-self.log_variances[task]) * value + self.log_variances[task])
+                spread = self.log_variances[position]
+                total = total + weights[task] * (ops.exp(-spread) * value + spread)
         return total
 
-    def task_losses(self, truth: Any, predicted: Any) -> tuple[Any, Any]:
-        """(mask loss, class loss), scalars, means over the batch."""
-        mask = ops.cast(truth[MASK_OUTPUT], "float32")
+    def task_losses(self, truth: Any, predicted: Any) -> dict[str, Any]:
+        """Loss of each task that the network has, scalars, means over the batch."""
+        losses = {MASK_OUTPUT: self._mask_loss, LABEL_OUTPUT: self._label_loss}
+        return {task: losses[task](truth[task], predicted) for task in self.tasks}
+
+    def _mask_loss(self, truth: Any, predicted: Any) -> Any:
+        truth = ops.cast(truth, "float32")
+        raw = self.mask_loss(truth, predicted[MASK_LOGITS_OUTPUT])
+        loss = 0.5 * (raw + self.mask_loss(truth, logits_of(predicted[MASK_OUTPUT])))
+        deep = sorted(name for name in predicted if name.startswith(DEEP_OUTPUT))
+        weights = [0.5**level for level in range(len(deep) + 1)]
+        values = [loss, *(self.mask_loss(truth, predicted[name]) for name in deep)]
+        loss = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+        if BOUNDARY_OUTPUT in predicted:
+            loss = loss + _BOUNDARY_WEIGHT * dice_bce(outline(truth), predicted[BOUNDARY_OUTPUT])
+        return ops.mean(loss)
+
+    def _label_loss(self, truth: Any, predicted: Any) -> Any:
         smoothing = self.settings.label_smoothing
-        raw_mask = self.mask_loss(mask, predicted[MASK_LOGITS_OUTPUT])
-        refined_mask = self.mask_loss(mask, logits_of(predicted[MASK_OUTPUT]))
-        raw_label = label_cross_entropy(truth[LABEL_OUTPUT], ops.softmax(predicted[LABEL_LOGITS_OUTPUT]), smoothing)
-        refined_label = label_cross_entropy(truth[LABEL_OUTPUT], predicted[LABEL_OUTPUT], smoothing)
-        return 0.5 * ops.mean(raw_mask + refined_mask), 0.5 * ops.mean(raw_label + refined_label)
+        raw = self.label_loss(truth, ops.softmax(predicted[LABEL_LOGITS_OUTPUT]), smoothing)
+        return 0.5 * ops.mean(raw + self.label_loss(truth, predicted[LABEL_OUTPUT], smoothing))
 
     @property
     def metrics(self) -> Any:

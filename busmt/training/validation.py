@@ -5,14 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from busmt.config import LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL
+from busmt.config import LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, tasks_of
 from busmt.model.network import REFINEMENT_LAYER
 
 _THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
 
 
 class ValidationSet:
-    """The validation part, letterboxed once and scored on the model grid.
+    """The validation part, letterboxed once and scored on the model grid. Volumes have a third S.
 
     Args:
         images: (N, S, S, 1), float32, in [0, 1].
@@ -25,39 +25,44 @@ class ValidationSet:
         self.images, self.masks, self.labels = images, masks.astype(bool), labels
         self.batch_size = batch_size
 
-    def predict(self, network: keras.Model) -> tuple[np.ndarray, np.ndarray]:
-        """Refined lesion probabilities (N, S, S, 1) and class probabilities (N, 3)."""
-        maps, labels = [], []
+    def predict(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """By task, as far as the network has it: refined lesion probabilities (N, S, S, 1) as "mask", class
+        probabilities (N, 3) as "label"."""
+        parts = []
         for start in range(0, len(self.images), self.batch_size):
             outputs = network.predict_on_batch(self.images[start : start + self.batch_size])
-            maps.append(np.asarray(outputs[MASK_OUTPUT]))
-            labels.append(np.asarray(outputs[LABEL_OUTPUT]))
-        return np.concatenate(maps), np.concatenate(labels)
+            parts.append({task: np.asarray(outputs[task]) for task in tasks_of(outputs)})
+        return {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
 
     def score(self, network: keras.Model) -> dict[str, float]:
         """Scores of the refined outputs; `val_score` is what training maximises.
 
         `val_score` is the mean of lesion Dice and class score; the class score is the mean of
-        balanced accuracy, which is what is asked for, and macro AUROC, which is steadier on few images.
+        balanced accuracy, which is what is asked for, and macro AUROC, which is steadier on few images. A network
+        with one task has the scores of that task alone.
         """
-        maps, probabilities = self.predict(network)
-        lesion = self.masks.any(axis=(1, 2, 3))
-        dice = float(dice_per_image(self.masks[lesion], maps[lesion] > MASK_THRESHOLD).mean()) if lesion.any() else 1.0
-        accuracy, auroc = class_scores(self.labels, probabilities)
-        return {
-            "val_dice": dice,
-            "val_balanced_accuracy": accuracy,
-            "val_auroc": auroc,
-            "val_score": 0.5 * dice + 0.25 * (accuracy + auroc),
-        }
+        answers, scores, tasks = self.predict(network), {}, []
+        if MASK_OUTPUT in answers:
+            lesion = _any(self.masks)
+            found = answers[MASK_OUTPUT][lesion] > MASK_THRESHOLD
+            dice = float(dice_per_image(self.masks[lesion], found).mean()) if lesion.any() else 1.0
+            scores["val_dice"] = dice
+            tasks.append(dice)
+        if LABEL_OUTPUT in answers:
+            accuracy, auroc = class_scores(self.labels, answers[LABEL_OUTPUT])
+            scores |= {"val_balanced_accuracy": accuracy, "val_auroc": auroc}
+            tasks.append(0.5 * (accuracy + auroc))
+        return {**scores, "val_score": sum(tasks) / len(tasks)}
 
     def fit_threshold(self, network: keras.Model) -> float:
-        """The mask threshold with the best lesion Dice; folded into the refinement layer.
+        """The mask threshold with the best lesion Dice, of a network with masks; folded into its last layer.
 
         Images that are classified as normal have an empty mask whatever the threshold, and take no part.
         """
-        maps, probabilities = self.predict(network)
-        used = self.masks.any(axis=(1, 2, 3)) & (probabilities.argmax(axis=1) != NORMAL)
+        answers = self.predict(network)
+        maps, used = answers[MASK_OUTPUT], _any(self.masks)
+        if LABEL_OUTPUT in answers:
+            used &= answers[LABEL_OUTPUT].argmax(axis=1) != NORMAL
         if not used.any():
             return MASK_THRESHOLD
         dice = [dice_per_image(self.masks[used], maps[used] > t).mean() for t in _THRESHOLDS]
@@ -70,10 +75,16 @@ class ValidationSet:
 
 
 def dice_per_image(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Dice of bool masks (N, H, W, 1), (N,); 1 where both are empty."""
-    overlap = (truth & predicted).sum(axis=(1, 2, 3))
-    total = truth.sum(axis=(1, 2, 3)) + predicted.sum(axis=(1, 2, 3))
+    """Dice of bool masks (N, ..., 1), (N,); 1 where both are empty."""
+    space = tuple(range(1, truth.ndim))
+    overlap = (truth & predicted).sum(axis=space)
+    total = truth.sum(axis=space) + predicted.sum(axis=space)
     return np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1.0)
+
+
+def _any(masks: np.ndarray) -> np.ndarray:
+    """Which masks hold a lesion, (N,), bool."""
+    return np.asarray(masks.reshape(len(masks), -1).any(axis=1))
 
 
 def class_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:

@@ -138,3 +138,16 @@ def test_the_order_is_the_same_in_another_process(python):
     other = json.loads(python(code, PYTHONHASHSEED="12345").stdout)
     labels = np.repeat([0, 1, 2], [13, 43, 21])
     assert other == [epoch_order(labels, 5, epoch).tolist() for epoch in range(3)]
+
+
+def test_round_repeats_each_class_by_its_share_whole():
+    """Curated BUSI of Aumente-Maestro et al.: benign x2, malignant x3, normal x7."""
+    labels = np.repeat([1, 2, 0], [222, 164, 64])
+    assert class_quota(labels, mode="round") == {0: 64 * 7, 1: 222 * 2, 2: 164 * 3}
+    for epoch in (0, 3):
+        uses = np.bincount(epoch_order(labels, 5, epoch, mode="round"), minlength=len(labels))
+        assert uses.tolist() == [2] * 222 + [3] * 164 + [7] * 64
+    assert epoch_length(labels, mode="round") == 64 * 7 + 222 * 2 + 164 * 3
+    assert class_quota(np.array([1, 1, 2, 2]), mode="round") == {1: 4, 2: 4}
+    with pytest.raises(ValueError, match="mode must be one of rotation, round, got 'random'"):
+        class_quota(labels, mode="random")

@@ -10,7 +10,16 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busmt.model.losses import MASK_LOSSES, dice_bce, focal_tversky, label_cross_entropy, logits_of
+from busmt.model.losses import (
+    MASK_LOSSES,
+    dice_bce,
+    focal_tversky,
+    label_cross_entropy,
+    label_focal,
+    logits_of,
+    outline,
+    squared_dice,
+)
 
 
 def images(*rows):
@@ -38,7 +47,33 @@ def test_focal_tversky_by_hand():
     assert float(focal_tversky(TRUTH, LOGITS)[0]) == pytest.approx((1 - index) ** 0.75, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", MASK_LOSSES.values(), ids=list(MASK_LOSSES))
+def test_squared_dice_by_hand():
+    value = 1 - (2 * (0.9 + 0.6) + 1) / (2 + 0.81 + 0.36 + 0.04 + 0.25 + 1)
+    assert float(squared_dice(TRUTH, LOGITS)[0]) == pytest.approx(value, rel=1e-5)
+    empty = 1 - 1 / (0.81 + 0.36 + 0.04 + 0.25 + 1)
+    assert float(squared_dice(0 * TRUTH, LOGITS)[0]) == pytest.approx(empty, rel=1e-5)
+
+
+def test_focal_loss_by_hand():
+    probabilities, truth = np.array([[0.2, 0.5, 0.3]], np.float32), np.array([[0, 1, 0]], np.float32)
+    assert float(label_focal(truth, probabilities)[0]) == pytest.approx(-0.25 * math.log(0.5), rel=1e-5)
+
+
+def test_the_outline_is_the_band_along_the_edge():
+    truth = np.zeros((1, 9, 9, 1), np.float32)
+    truth[0, 2:7, 2:7] = 1
+    band = np.asarray(outline(truth))[0, ..., 0]
+    expected = np.zeros((9, 9))
+    expected[1:8, 1:8] = 1
+    expected[3:6, 3:6] = 0
+    assert np.array_equal(band, expected)
+    assert not np.asarray(outline(0 * truth)).any()
+    cube = np.zeros((1, 8, 8, 8, 1), np.float32)
+    cube[0, 2:6, 2:6, 2:6] = 1
+    assert np.asarray(outline(cube)).sum() == 6**3 - 2**3
+
+
+@pytest.mark.parametrize("loss", [dice_bce, focal_tversky])
 def test_an_empty_truth_is_scored_by_cross_entropy_alone(loss):
     value = loss(images([0, 0, 0, 0]), LOGITS)
     expected = -(math.log(0.1) + math.log(0.4) + math.log(0.8) + math.log(0.5)) / 4

@@ -76,6 +76,26 @@ def again(config, place, run_one=ended_fold, **options):
     return outcome, "\n".join(said)
 
 
+def test_fold_files_of_earlier_versions_are_still_good(finished, config):
+    """They lack keys that have come since, and hold true where there are choices now."""
+    place, outcome = finished
+    file = place / "results" / "discs" / "fold_1.json"
+    text = file.read_text()
+    record = json.loads(text)
+    record["config"]["network"]["refinement"] = True
+    for section, key in (("network", "architecture"), ("network", "tasks"), ("balance", "mode"), ("loss", "label")):
+        del record["config"][section][key]
+    try:
+        file.write_text(json.dumps(record))
+        assert again(config, place)[0].done == outcome.done
+        record["config"]["network"]["no_such_key"] = 1
+        file.write_text(json.dumps(record))
+        with pytest.raises(DataError, match=r"fold_1\.json: unknown key network\.no_such_key.*delete the file"):
+            read_fold(file)
+    finally:
+        file.write_text(text)
+
+
 def test_every_image_is_tested_once(finished):
     _, outcome = finished
     assert (outcome.done, outcome.missing) == ((0, 1), ())

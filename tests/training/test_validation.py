@@ -63,10 +63,10 @@ def test_every_image_is_scored_once_in_batches():
     maps, truth = (np.concatenate([array] * 5) for array in graded([0.9] * 8))
     labels = np.eye(3, dtype=np.float32)[np.arange(10) % 3]
     network = MapNetwork(labels)
-    predicted_maps, predicted = ValidationSet(maps, truth, np.arange(10) % 3, 4).predict(network)
+    answers = ValidationSet(maps, truth, np.arange(10) % 3, 4).predict(network)
     assert network.sizes == [4, 4, 2]
-    assert np.array_equal(predicted_maps, maps)
-    assert np.array_equal(predicted, labels)
+    assert np.array_equal(answers["mask"], maps)
+    assert np.array_equal(answers["label"], labels)
 
 
 @pytest.mark.parametrize(
