@@ -148,10 +148,11 @@ pip install -c constraints.txt -e ".[test]"
 ## The lower bounds
 
 ```bash
-python .ci/dependencies.py --lowest > /tmp/lowest.txt
-python3 -m venv /tmp/lowest && /tmp/lowest/bin/pip install -c /tmp/lowest.txt -e ".[test]"
-/tmp/lowest/bin/python -m pytest
+bash .ci/lowest
 ```
+
+installs the lowest version that setup.cfg asks for of each package (its newest patch) into an environment of its own,
+and runs the tests of data, model, training and commands there: RESULT
 
 ## Known vulnerabilities
 

@@ -2,27 +2,37 @@
 
     python benchmarks/fuzz_inputs.py --count 10000 --out benchmarks/results/fuzz_inputs.json
 
-Seeds: PNG, JPEG, BMP and TIFF of several kinds, a catalog, a folds file, overrides, a name list, and a
-configuration. Mutations: cut off, bits flipped, bytes overwritten, parts deleted, doubled or taken from another seed,
-lengths set to extremes, words of a dictionary put in. Each mutation is a function of (--seed, its number), so that
-`--first N --count 1` repeats it.
+Seeds: PNG, JPEG, BMP and TIFF of several kinds, a catalog, a folds file, overrides, a name list, a configuration, and
+zip archives, some with entries that lead out of the folder. DICOM and PNG files also go through the reader of the
+tablet app, which runs in Node.js; where that is missing, these two kinds are left out (`npm ci --prefix
+busmt/deployment/tablet` installs what it needs, and pydicom writes the seeds).
+
+Mutations: cut off, bits flipped, bytes overwritten, parts deleted, doubled or taken from another seed, lengths set to
+extremes, words of a dictionary put in. Each mutation is a function of (--seed, its number), so that `--first N
+--count 1` repeats it.
 
 Images go through every door that reads pixels (network input, curation, mask, size), up to TensorFlow's decoder.
 A case is survived if it ends within the limits with a result or with a BusmtError of one line that names the file.
-Time is processor time; memory is the largest resident size of the whole process, TensorFlow included.
+Time is processor time; memory is the largest resident size of the whole process, TensorFlow or Node.js included.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import multiprocessing
 import os
+import select
+import shutil
+import stat
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -36,7 +46,14 @@ from PIL import Image
 
 SECONDS, MEBIBYTES, HANG_SECONDS = 5.0, 1024, 120
 """Limits for one input: processor time, resident memory, and the time after which a process is taken for hung."""
-KINDS = ("png", "jpeg", "bmp", "tiff", "catalog", "folds", "overrides", "names", "config")
+TABLET = Path(__file__).resolve().parent.parent / "busmt" / "deployment" / "tablet"
+HAS_TABLET = bool(
+    shutil.which("node") and (TABLET / "node_modules/dicom-parser").is_dir() and importlib.util.find_spec("pydicom")
+)
+TABLET_KINDS = ("dicom", "tablet-png") if HAS_TABLET else ()
+TABLES = ("catalog", "folds", "overrides", "names")
+TEXTS = (*TABLES, "config")
+KINDS = ("png", "jpeg", "bmp", "tiff", *TEXTS, "zip", *TABLET_KINDS)
 WORDS = (
     b"=1+1", b"@SUM(A1)", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"../../", b"/dev/zero", b"\n", b"\r", b'"', b",",
     b"|", b"nan", b"-inf", b"1e999", b"9" * 400, b"&a [*a]", b"!!python/object/apply:os.system [id]", b"{", b"[" * 300,
@@ -116,10 +133,12 @@ def work(pipe: Any, seed: int, first: int, end: int) -> None:
         seeds = make_seeds(Path(folder))
         for number in range(first, end):
             kind = KINDS[number % len(KINDS)]
-            path = Path(folder) / f"case.{'csv' if kind in ('catalog', 'folds', 'overrides', 'names') else kind}"
+            path = Path(folder) / f"case.{'csv' if kind in TABLES else kind}"
             path.write_bytes(mutate(seeds, kind, np.random.default_rng([seed, number])))
             case: dict[str, Any] = {"kind": kind, "answer": "read"}
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            tablet = doors[kind][0] if kind in TABLET_KINDS else None
+            worker = tablet.process.pid if isinstance(tablet, Tablet) else "self"
+            Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak starts anew
             started = time.process_time()
             for door in doors[kind]:
                 try:
@@ -131,7 +150,8 @@ def work(pipe: Any, seed: int, first: int, end: int) -> None:
                 except BaseException as error:
                     case |= {"answer": "crashed", "error": f"{type(error).__name__}: {error}"[:300]}
                     break
-            pipe.send(case | {"seconds": time.process_time() - started, "mebibytes": peak()})
+            seconds = tablet.seconds if isinstance(tablet, Tablet) else time.process_time() - started
+            pipe.send(case | {"seconds": seconds, "mebibytes": peak(worker)})
     pipe.close()
 
 
@@ -158,7 +178,61 @@ def make_doors() -> dict[str, list[Callable[[Path], object]]]:
         "overrides": [lambda path: read_overrides(path, {"a", "b (1)"})],
         "names": [lambda path: read_name_list(str(path))],
         "config": [Config.from_yaml],
+        "zip": [unpacked],
+        **dict.fromkeys(TABLET_KINDS, [Tablet()] if HAS_TABLET else []),
     }
+
+
+def unpacked(path: Path) -> None:
+    """Unpack an archive as `busmt data download` does; nothing may lie outside of the folder, and no link in it."""
+    from busmt.data.unpack import unpack
+    from busmt.errors import DataError
+
+    folder, before = path.parent / "unpacked" / "here", set(path.parent.iterdir())
+    try:
+        unpack(path, folder)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        outside = set(path.parent.iterdir()) - before - {folder.parent}
+        beside = set(folder.parent.iterdir()) - {folder} if folder.parent.exists() else set()
+        links = [entry for entry in folder.rglob("*") if entry.is_symlink()]
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        if outside or beside or links:
+            raise ValueError(f"entries left the folder: {[*outside, *beside, *links]}")
+
+
+class Tablet:
+    """The tablet app's reader in a process of Node.js."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.start()
+
+    def start(self) -> None:
+        command = ["node", str(Path(__file__).with_name("fuzz_tablet.mjs"))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, path: Path) -> None:
+        from busmt.errors import DataError
+
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        answered, _, _ = select.select([self.process.stdout], [], [], HANG_SECONDS / 2)
+        line = self.process.stdout.readline() if answered else ""
+        if not line:
+            self.process.kill()
+            self.process.wait()
+            self.start()
+            raise RuntimeError("the reader died" if answered else "the reader hung")
+        answer = json.loads(line)
+        self.seconds = answer["seconds"]
+        if "crashed" in answer:
+            raise RuntimeError(answer["crashed"])
+        if "refused" in answer:
+            raise DataError(answer["refused"])
 
 
 def make_seeds(folder: Path) -> dict[str, list[bytes]]:
@@ -176,7 +250,19 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
     Image.new("L", grey.size, 255).save(folder / "a_mask.png")
     rows = "".join(f"x{n},a.png,benign,a_mask.png,p{n % 3},{n % 2},0.1\n" for n in range(6))
     parts = "".join(f"i{n},g{n},benign,{n % 2},{('train', 'test')[n % 2]}\n" for n in range(6))
-    return {
+    outside = ("../out", "a/../../out", f"{folder}/out", "..\\out", "C:out", "a.txt/b", "a/" * 200 + "b")
+    tablet = {"dicom": dicoms(np.asarray(grey), np.asarray(colour))} if HAS_TABLET else {}
+    return tablet | {
+        "tablet-png": [
+            saved(grey, "PNG"), saved(colour, "PNG"), saved(clear, "PNG"), saved(grey.convert("P"), "PNG"),
+            saved(grey.convert("1"), "PNG"),
+        ],
+        "zip": [archive({"a.txt": b"fine", name: b"escaped"}) for name in outside]
+        + [
+            archive({"a/one.png": saved(grey, "PNG"), "a/b/two.txt": b"two" * 99}, method)
+            for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        ]
+        + [archive({"a.txt": b"fine", "out": b"../../out"}, link="out"), archive({"a/zeros": bytes(100_000)})],
         "png": [
             saved(grey, "PNG"), saved(colour, "PNG"), saved(clear, "PNG"), saved(grey.convert("P"), "PNG"),
             saved(grey.convert("1"), "PNG"), saved(grey.convert("I;16"), "PNG"), saved(colour, "PNG", exif=turned),
@@ -202,6 +288,62 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
     }  # fmt: skip
 
 
+def archive(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, link: str = "") -> bytes:
+    """A zip archive; the entry `link` is a symbolic link."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as packed:
+        for name, content in entries.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.compress_type = 3, method
+            entry.external_attr = ((stat.S_IFLNK | 0o777) if name == link else (stat.S_IFREG | 0o644)) << 16
+            packed.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def dicoms(grey: Any, colour: Any) -> list[bytes]:
+    """Uncompressed DICOM files: 8 and 16 bits, a window, colours, a calibrated region."""
+    explicit, implicit = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+    deep = grey.astype(np.int16) * 9 - 700
+    region = {"RegionDataType": 1, "PhysicalUnitsXDirection": 3, "PhysicalDeltaX": 0.01, "PhysicalDeltaY": 0.02}
+    return [
+        dicom(grey, explicit, PixelSpacing=[0.1, 0.2]),
+        dicom(grey, implicit, SequenceOfUltrasoundRegions=[region]),
+        dicom(deep, explicit, WindowCenter=100, WindowWidth=900, RescaleSlope=2, RescaleIntercept=-10),
+        dicom(deep.astype(np.uint16), implicit, PhotometricInterpretation="MONOCHROME1"),
+        dicom(colour, explicit, PhotometricInterpretation="RGB"),
+        dicom(np.moveaxis(colour, 2, 0), implicit, PhotometricInterpretation="YBR_FULL", PlanarConfiguration=1),
+    ]
+
+
+def dicom(pixels: Any, syntax: str, **tags: Any) -> bytes:
+    import pydicom
+
+    data, planes = pydicom.Dataset(), tags.get("PlanarConfiguration", 0)
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = syntax
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.6.1"
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data.Rows, data.Columns = pixels.shape[1:] if planes else pixels.shape[:2]
+    data.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 8 * pixels.itemsize
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
+    if pixels.ndim == 3:
+        data.PlanarConfiguration = planes
+    for name, value in tags.items():
+        if name == "SequenceOfUltrasoundRegions":
+            item = pydicom.Dataset()
+            for key, part in value[0].items():
+                setattr(item, key, part)
+            value = pydicom.Sequence([item])
+        setattr(data, name, value)
+    data.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -211,7 +353,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 def mutate(seeds: dict[str, list[bytes]], kind: str, generator: np.random.Generator) -> bytes:
     """A seed with one to three things done to it."""
     content = bytearray(seeds[kind][generator.integers(len(seeds[kind]))])
-    actions = (0, 1, 2, 3, 4, 5, 6, 7) if kind in ("png", "jpeg", "bmp", "tiff") else (0, 1, 3, 4, 5, 7, 7, 7)
+    actions = (0, 1, 3, 4, 5, 7, 7, 7) if kind in TEXTS else (0, 1, 2, 3, 4, 5, 6, 7)
     for _ in range(generator.integers(1, 4)):
         size = max(1, len(content))
         # a quarter of the places lies in the first 64 bytes, where headers are
@@ -238,7 +380,9 @@ def mutate(seeds: dict[str, list[bytes]], kind: str, generator: np.random.Genera
         else:
             content[place:place] = WORDS[generator.integers(len(WORDS))]
     # most damage to a PNG would end at its checksums
-    return with_checksums(bytes(content)) if kind == "png" and generator.random() < 0.7 else bytes(content)
+    return (
+        with_checksums(bytes(content)) if kind in ("png", "tablet-png") and generator.random() < 0.7 else bytes(content)
+    )
 
 
 def with_checksums(content: bytes) -> bytes:
@@ -260,9 +404,9 @@ def generic(message: str, folder: str) -> str:
     return " ".join("N" if any(letter.isdigit() for letter in word) else word for word in text.split())[:70]
 
 
-def peak() -> float:
+def peak(process: int | str) -> float:
     """Largest resident size since it was reset, MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 

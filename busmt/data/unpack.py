@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import zipfile
@@ -15,6 +16,7 @@ MAX_FILES = 20_000
 MAX_BYTES = 4 << 30
 MAX_RATIO = 200
 """Largest ratio of unpacked to packed size, over the archive; images compress by far less."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _SKIPPED = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
@@ -27,8 +29,9 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
         progress: called with (files done, files in all).
 
     Raises:
-        DataError: not a zip archive, damaged, encrypted, an entry that is a link or special file, leads out of
-            the folder or occurs twice, or more content than is plausible or fits on the disk.
+        DataError: not a zip archive, damaged, encrypted, packed by another method than deflate, an entry that is
+            a link or special file, leads out of the folder or occurs twice, or more content than is plausible or fits
+            on the disk.
         OSError: the folder cannot be written.
     """
     try:
@@ -46,24 +49,38 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
                     progress(done, len(entries))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise DataError(f"{archive}: not a sound zip archive ({error})") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # the archive's numbers lead to before its beginning
+        raise DataError(f"{archive}: not a sound zip archive (wrong offset)") from error
 
 
 def _checked(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
-    entries = [entry for entry in packed.infolist() if not entry.is_dir() and not _is_litter(entry.filename)]
+    # `ZipInfo.is_dir` fails at an empty name
+    entries = [
+        entry for entry in packed.infolist() if not entry.filename.endswith("/") and not _is_litter(entry.filename)
+    ]
     if len(entries) > MAX_FILES:
         raise DataError(f"{archive}: holds {len(entries)} files, more than the {MAX_FILES} that are allowed")
     size = sum(entry.file_size for entry in entries)
     if size > MAX_BYTES or size > MAX_RATIO * max(archive.stat().st_size, 1):
         raise DataError(f"{archive}: claims to unpack to {size} bytes; taken for a decompression bomb")
-    seen: set[str] = set()
+    seen: set[PurePosixPath] = set()
+    folders = {parent for entry in entries for parent in _place(entry).parents}
     for entry in entries:
         fault = _fault(entry)
-        if not fault and entry.filename.casefold() in seen:
+        if not fault and (_place(entry) in seen or _place(entry) in folders):
             fault = "occurs twice"
         if fault:
             raise DataError(f"{archive}: the entry {entry.filename!r} {fault}; nothing was unpacked")
-        seen.add(entry.filename.casefold())
+        seen.add(_place(entry))
     return entries
+
+
+def _place(entry: zipfile.ZipInfo) -> PurePosixPath:
+    """Where it would lie, on a file system that takes no note of case."""
+    return PurePosixPath(entry.filename.casefold())
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
@@ -77,6 +94,8 @@ def _fault(entry: zipfile.ZipInfo) -> str | None:
         return "is not a regular file"
     if entry.flag_bits & 0x1:
         return "is encrypted"
+    if entry.compress_type not in _METHODS:
+        return "is packed by another method than deflate"
     return None
 
 

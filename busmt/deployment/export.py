@@ -65,7 +65,7 @@ class Export:
 
 def export_run(
     run: Run,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     formats: Sequence[str] = FORMATS,
     progress: Callable[[str], None] | None = None,
     force: bool = False,
@@ -121,7 +121,7 @@ def export_run(
 
 def export_tablet(
     run: Run,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     force: bool = False,
     variant: str | None = None,

@@ -19,7 +19,7 @@ MANIFEST = "assets.extra/manifest.json"
 GRAPH = "saved_model.pb"
 
 
-def write_manifest(version: str | os.PathLike) -> Path:
+def write_manifest(version: str | os.PathLike[str]) -> Path:
     """Write the sha256 of every file of a version folder into it; after this nothing in it may change."""
     folder = Path(version)
     path = folder / MANIFEST
@@ -29,7 +29,7 @@ def write_manifest(version: str | os.PathLike) -> Path:
     return path
 
 
-def check_version(version: str | os.PathLike) -> None:
+def check_version(version: str | os.PathLike[str]) -> None:
     """Refuse a version folder that is not as it was exported, or that could do more than a model needs.
 
     Raises:

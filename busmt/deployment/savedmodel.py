@@ -24,7 +24,10 @@ true answer has it, and unlike NaN it can be written in JSON."""
 
 
 def write_saved_model(
-    network: keras.Model, folder: str | os.PathLike, batch: int | None = None, referral_threshold: float | None = None
+    network: keras.Model,
+    folder: str | os.PathLike[str],
+    batch: int | None = None,
+    referral_threshold: float | None = None,
 ) -> Path:
     """Write a SavedModel that loads with TensorFlow alone.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from busmt.data.images import write_atomically
 from busmt.data.phantom import make_phantom
@@ -23,7 +24,7 @@ _WARMUP_SIZES = ((480, 640), (96, 96))
 _WARMUP_BATCHES = (1, 4)
 
 
-def complete_version(version: str | os.PathLike, name: str, size: int) -> None:
+def complete_version(version: str | os.PathLike[str], name: str, size: int) -> None:
     """Add to a SavedModel what belongs into its folder: warm-up records, then the manifest of all files.
 
     Args:
@@ -35,7 +36,7 @@ def complete_version(version: str | os.PathLike, name: str, size: int) -> None:
     write_manifest(version)
 
 
-def write_warmup(version: str | os.PathLike, name: str, size: int) -> Path:
+def write_warmup(version: str | os.PathLike[str], name: str, size: int) -> Path:
     """Write the requests that TensorFlow Serving replays before a version takes traffic.
 
     A TFRecord of PredictionLog messages: both signatures, batches of 1 and 4, phantoms of two sizes. Arguments as
@@ -56,7 +57,7 @@ def write_warmup(version: str | os.PathLike, name: str, size: int) -> Path:
     return path
 
 
-def write_assets(folder: str | os.PathLike) -> Path:
+def write_assets(folder: str | os.PathLike[str]) -> Path:
     """Write `serving/` into an export folder: configuration, run line, manifests, example clients.
 
     The model is served under the folder's name, lower case, with what addresses do not take as hyphens.
@@ -83,19 +84,19 @@ def write_assets(folder: str | os.PathLike) -> Path:
     return target
 
 
-def model_name(folder: str | os.PathLike) -> str:
+def model_name(folder: str | os.PathLike[str]) -> str:
     """Name under which an export folder is served."""
     return re.sub(r"[^a-z0-9]+", "-", Path(folder).resolve().name.lower()).strip("-") or "busmt"
 
 
-def served_name(path: str | os.PathLike) -> str:
+def served_name(path: str | os.PathLike[str]) -> str:
     """Name under which an export folder, or a version in it, is served."""
     folder = Path(path).resolve()
     is_version = folder.name.isdigit() and (folder / GRAPH).is_file()
     return model_name(folder.parent if is_version else folder)
 
 
-def _prediction_log(name: str, signature: str, input_name: str, tensor) -> bytes:
+def _prediction_log(name: str, signature: str, input_name: str, tensor: Any) -> bytes:
     """A serialised tensorflow.serving.PredictionLog; written by hand, for the package of its messages is large."""
     specification = _message(1, name.encode()) + _message(3, signature.encode())
     entry = _message(1, input_name.encode()) + _message(2, tensor.SerializeToString())

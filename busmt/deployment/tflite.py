@@ -25,7 +25,7 @@ ATTENTION_OUTPUT = "attention"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that equal models are equal files
 
 
-def write_tflite(network: keras.Model, path: str | os.PathLike) -> Path:
+def write_tflite(network: keras.Model, path: str | os.PathLike[str]) -> Path:
     """Write the float32 file of `convert`. Raises ExportError as it does."""
     write_atomically(path, convert(network))
     return Path(path)
@@ -69,7 +69,7 @@ def append_files(content: bytes, files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def read_appended(path: str | os.PathLike) -> dict[str, bytes]:
+def read_appended(path: str | os.PathLike[str]) -> dict[str, bytes]:
     """The files in the archive behind a .tflite file.
 
     Raises:

@@ -9,11 +9,18 @@ import keras
 from busmt.errors import RunError
 
 
-def prepare(seed: int, deterministic: bool) -> None:
+def prepare(seed: int, deterministic: bool, threads: int | None = None) -> None:
     """Seed everything and, if asked, make operations deterministic.
 
-    Seeds and deterministic operations alone are not enough: with several operations at once, sums are taken
-    in varying order, so one operation runs at a time, on all cores.
+    Seeds and deterministic operations alone are not enough. With several operations at once, sums are taken in
+    varying order, so one operation runs at a time. And an operation cuts its sums into as many parts as it has
+    threads, so their number is fixed, whatever cores there are later.
+
+    Args:
+        seed: of all random numbers.
+        deterministic: bit-identical, or as fast as it goes.
+        threads: of one operation, as recorded by the training that is continued or repeated; 0 leaves them to
+            TensorFlow, as runs did that recorded 0. None: as many as there are usable cores.
 
     Raises:
         RunError: TensorFlow has already started with other thread settings in this process.
@@ -23,25 +30,33 @@ def prepare(seed: int, deterministic: bool) -> None:
         return
     import tensorflow as tf
 
-    if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-        try:
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError as error:
-            raise RunError(
-                "deterministic training needs a fresh process: TensorFlow is already running here with several "
-                "operations at once (or set training.deterministic: false)"
-            ) from error
+    threads = usable_cores() if threads is None else threads
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise RunError(
+            "deterministic training needs a fresh process: TensorFlow is already running here with other threads than "
+            f"one operation at once on {threads or 'all'} threads (or set training.deterministic: false)"
+        ) from error
     tf.config.experimental.enable_op_determinism()
 
 
-def thread_settings() -> dict[str, int | None]:
-    """Thread counts, for the record of a run."""
+def usable_cores() -> int:
+    """Cores that this process may run on, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_settings() -> dict[str, int]:
+    """Thread counts, for the record of a run; 0: left to TensorFlow."""
     if keras.backend.backend() != "tensorflow":
-        return {"cores": os.cpu_count()}
+        return {"cores": usable_cores()}
     import tensorflow as tf
 
     return {
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
         "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
     }

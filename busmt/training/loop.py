@@ -76,7 +76,14 @@ def train(run: Run, reporter: Reporter | None = None) -> Run:
 
 def _train(run: Run, reporter: Reporter) -> None:
     config = run.config
-    determinism.prepare(config.training.seed, config.training.deterministic)
+    recorded = run.environment()
+    threads, cores = recorded.get("threads", {}).get("intra_op"), determinism.usable_cores()
+    determinism.prepare(config.training.seed, config.training.deterministic, threads)
+    if config.training.deterministic and (threads or 0) > cores:
+        reporter.warn(
+            f"training uses {threads} threads, as recorded, on fewer usable cores ({cores}): the result is the same, "
+            "but it takes longer"
+        )
     size, batch = config.network.input_size, config.training.batch_size
     training, validation = run.part("train"), run.part("validation")
     network = build_network(config.network)
@@ -86,9 +93,10 @@ def _train(run: Run, reporter: Reporter) -> None:
     trainer = compile_trainer(network, config, steps)
     keeper = _Keeper(run, trainer, ValidationSet(*read_samples(validation, size), validation.labels, batch), reporter)
     first = keeper.restore()
-    if "threads" in run.environment():  # a training was here before
+    if "backend" in recorded:  # a training was here before
         _note_resume(run, reporter, first)
-    _record(run, {"backend": keras.backend.backend(), "threads": determinism.thread_settings()})
+    else:
+        _record(run, {"backend": keras.backend.backend(), "threads": determinism.thread_settings()})
     if first < config.training.epochs and not keeper.exhausted:
         data = training_dataset(training, config, first_epoch=first)
         trainer.fit(
@@ -284,7 +292,7 @@ def _note_resume(run: Run, reporter: Reporter, epoch: int) -> None:
     known = recorded.get("data", {}).get("fingerprint")
     if known not in (None, catalog.fingerprint()):
         raise RunError(f"{run.path}: images, masks or classes have changed since it was started; start again")
-    now = describe(run.config, None)
+    now = describe(run.config, None) | {"backend": keras.backend.backend(), "threads": determinism.thread_settings()}
     for difference in differences(recorded, now):
         reporter.warn(f"the run was started with another environment: {difference}")
     _record(run, {"resumed": [*recorded.get("resumed", []), {"epoch": epoch, **now}]})

@@ -131,7 +131,10 @@ def _prepare(run: Run, folder: Path) -> Run:
             Config.from_yaml(run.path / CONFIG).to_yaml(draft / CONFIG)
             (draft / CHECKPOINTS).mkdir()
             (draft / LOGS).mkdir()
-            Run(draft, run.config).write_json(ENVIRONMENT, now | {"reproduces": str(run.path.resolve())})
+            # sums are cut into as many parts as an operation has threads: as many as the run had
+            threads = run.environment().get("threads", {})
+            record = now | {"reproduces": str(run.path.resolve()), "threads": threads}
+            Run(draft, run.config).write_json(ENVIRONMENT, record)
             os.replace(draft, folder)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror})") from error

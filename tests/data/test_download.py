@@ -360,11 +360,29 @@ def test_no_entry_leaves_the_folder(tmp_path, name):
     assert {path.name for path in tmp_path.rglob("*")} == {"a.zip"}
 
 
+def test_a_name_of_no_letters_and_an_offset_before_the_beginning_are_damage(tmp_path):
+    archive = _packed(tmp_path / "a.zip", ("x", b"x"))
+    content = archive.read_bytes()
+    directory, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    nameless = content[: directory + 28] + b"\0\0" + content[directory + 30 : directory + 46]
+    nameless += content[directory + 46 + len("fine.txt") : end + 12]
+    nameless += (end - directory - len("fine.txt")).to_bytes(4, "little") + content[end + 16 :]
+    before = content[: end + 12] + b"\xff\xff\0\0" + content[end + 16 :]
+    for damaged, message in ((nameless, "entry '' leads out"), (before, "not a sound zip archive")):
+        archive.write_bytes(damaged)
+        with pytest.raises(DataError, match=message):
+            unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_links_doubles_bombs_and_damage_are_refused(tmp_path):
     with pytest.raises(DataError, match="is not a regular file"):
         unpack(_packed(tmp_path / "link.zip", (_link("link"), b"/etc/passwd")), tmp_path / "a")
     with pytest.raises(DataError, match="occurs twice"):
         unpack(_packed(tmp_path / "twice.zip", ("FINE.txt", b"x")), tmp_path / "b")
+    for number, name in enumerate(["./fine.txt", "fine.txt/inner.txt"]):
+        with pytest.raises(DataError, match="occurs twice"):
+            unpack(_packed(tmp_path / f"{number}.zip", (name, b"x")), tmp_path / "b")
     with pytest.raises(DataError, match="decompression bomb"):
         unpack(_packed(tmp_path / "bomb.zip", ("zeros", bytes(30_000_000))), tmp_path / "c")
     sound = _packed(tmp_path / "damaged.zip", ("data.bin", bytes(range(256)) * 40))
@@ -373,6 +391,11 @@ def test_links_doubles_bombs_and_damage_are_refused(tmp_path):
     sound.write_bytes(data)
     with pytest.raises(DataError, match="not a sound zip archive"):
         unpack(sound, tmp_path / "d")
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "other.zip", "w", method) as packed:
+            packed.writestr("a", b"x")
+        with pytest.raises(DataError, match="another method than deflate; nothing was unpacked"):
+            unpack(tmp_path / "other.zip", tmp_path / "f")
     (tmp_path / "text.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match="not a sound zip archive"):
         unpack(tmp_path / "text.zip", tmp_path / "e")

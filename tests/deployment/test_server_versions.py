@@ -143,6 +143,7 @@ def process(served_export, tmp_path):
     server.communicate()
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_a_new_version_and_a_graceful_stop(process, scans):
     server, address, export = process
     specification = importlib.util.spec_from_file_location("client_rest", export / "serving" / "client_rest.py")

@@ -326,15 +326,24 @@ def broken(scan: Path) -> dict[str, tuple[bytes, str]]:
         "loop.dcm": (dicom(grey, NumberOfFrames=3), "more than one frame"),
         "palette.dcm": (dicom(grey, PhotometricInterpretation="PALETTE COLOR"), "this kind of DICOM"),
         "cut.dcm": (dicom(grey)[:-1000], "damaged"),
+        "bits.dcm": (dicom(grey.astype(np.uint16), BitsStored=0), "damaged"),
+        "slope.dcm": (dicom(grey.astype(np.uint16), RescaleSlope="1e999", RescaleIntercept="0"), "damaged"),
+        "kind.png": (rewrite_header(png, png[16:24] + bytes([8, 5, 0, 0, 0])), "damaged"),
         "none.dcm": (dicom(grey)[:140], "damaged"),
     }
 
 
-def rewrite_header(png: bytes, sides: bytes) -> bytes:
+def rewrite_header(png: bytes, start: bytes) -> bytes:
+    """Another size, and what else comes after it."""
     import zlib
 
-    body = b"IHDR" + sides + png[24:29]
+    body = b"IHDR" + start + png[16 + len(start) : 29]
     return png[:12] + body + zlib.crc32(body).to_bytes(4, "big") + png[33:]
+
+
+def test_a_picture_that_unpacks_to_more_than_it_shows_is_read_no_further(app):
+    levels = np.asarray(Image.fromarray(make_phantom("benign", 1, (48, 61)).image))
+    assert np.array_equal(analyse(app.page, "a.png", interlaced(levels, surplus=50_000_000))["grey"], levels)
 
 
 def test_unusable_files_get_a_clear_line_and_no_answer(app, scan, tmp_path):
@@ -637,8 +646,8 @@ def test_a_new_version_takes_over_when_the_app_is_opened_again(site, tmp_path):
         assert "newer" in again.run("caches.match('model.json').then((kept) => kept.text())")
 
 
-def interlaced(levels: np.ndarray, hidden: int | None = None) -> bytes:
-    """An Adam7 PNG with 8-bit grey levels, and a level that counts as transparent."""
+def interlaced(levels: np.ndarray, hidden: int | None = None, surplus: int = 0) -> bytes:
+    """An Adam7 PNG with 8-bit grey levels, a level that counts as transparent, and bytes that show nothing."""
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -649,10 +658,11 @@ def interlaced(levels: np.ndarray, hidden: int | None = None) -> bytes:
     lines = [b"\0" + line.tobytes() for x, y, dx, dy in passes for line in levels[y::dy, x::dx]]
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 1])
     key = b"" if hidden is None else chunk(b"tRNS", hidden.to_bytes(2, "big"))
-    data = zlib.compress(b"".join(lines))
+    data = zlib.compress(b"".join(lines) + bytes(surplus))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_the_command_writes_an_app_that_runs(tiny_run_folder, tmp_path):
     """Whichever variant it chooses: the app gives the class that the same file gives in Python."""
     from click.testing import CliRunner

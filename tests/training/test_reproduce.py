@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,22 +29,24 @@ def run(tiny_run_folder) -> Run:
     return Run.open(tiny_run_folder)
 
 
-def command(*arguments, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "busmt", "reproduce", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=540, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-
-
-def test_a_run_matches_its_repetition(run, tmp_path):
-    """The command itself, in a process of its own."""
-    answer = command(run.path, "--to", "again", "--json", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    result = json.loads(answer.stdout)
-    assert result["matches"]
-    assert result["first_difference"] is None
-    assert Run.open(tmp_path / "again").environment()["reproduces"] == str(run.path.resolve())
-    assert list(compare_runs(run, Run.open(tmp_path / "again"))) == []
+def test_the_number_of_threads_is_that_of_the_record(twin, python):
+    """0 is what runs recorded that left it to TensorFlow; they are repeated in the same way."""
+    code = """
+import json, sys
+from pathlib import Path
+from busmt.training import determinism
+from busmt.training.reproduce import _prepare
+from busmt.training.run import Run
+run = Run.open(sys.argv[1])
+for number, recorded in enumerate(({"intra_op": 3}, {"intra_op": 0}, {})):
+    run.write_json("environment.json", run.environment() | {"threads": recorded})
+    again = _prepare(run, Path(f"again{number}"))
+    determinism.prepare(0, True, again.environment()["threads"].get("intra_op"))
+    print(determinism.thread_settings()["intra_op"])
+print(determinism.usable_cores())
+"""
+    recorded, left, missing, cores = map(int, python(code, twin.path).stdout.split())
+    assert (recorded, left, missing) == (3, 0, cores)
 
 
 def test_the_first_difference_in_the_history_is_named(run, twin):

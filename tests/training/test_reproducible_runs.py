@@ -16,12 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from busmt.training.determinism import usable_cores
 from busmt.training.run import Run
 
 SETTINGS = """
 network: {encoder: unet, input_size: 128, width: 8, depth: 2}
 training: {batch_size: 8, epochs: 3}
 """
+
+
+ONE_CORE = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else None
+"""Where the operating system can take cores from a process."""
 
 
 class Commands:
@@ -31,8 +36,15 @@ class Commands:
         self.data, self.folder = data, folder
         (folder / "settings.yaml").write_text(SETTINGS)
 
-    def start(self, *arguments) -> subprocess.Popen:
-        command = [sys.executable, "-m", "busmt", "train", *map(str, arguments)]
+    def start(self, *arguments, cores=None) -> subprocess.Popen:
+        command = [sys.executable, "-m", "busmt", *map(str, arguments)]
+
+        def prepare():
+            # a shell starts background jobs with Ctrl-C ignored, and a test run may be one
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if cores:
+                os.sched_setaffinity(0, cores)
+
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -40,13 +52,12 @@ class Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # a shell starts background jobs with Ctrl-C ignored, and a test run may be one
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=prepare,
         )
 
     def new(self, name, *arguments) -> subprocess.Popen:
         return self.start(
-            "--data", self.data, "--config", "settings.yaml", "--seed", 5, "--name", name, "--json", *arguments
+            "train", "--data", self.data, "--config", "settings.yaml", "--seed", 5, "--name", name, "--json", *arguments
         )
 
     def stop_after(self, process, name, epoch, how) -> tuple[int, str]:
@@ -96,25 +107,50 @@ def uninterrupted(commands) -> Run:
     run = commands.run("whole")
     first, second = (arrays(run.path / "checkpoints" / f"epoch_0000{epoch}.npz") for epoch in (1, 2))
     assert not np.array_equal(first["network/0000"], second["network/0000"])  # something is being learned
+    cores = usable_cores()
+    assert run.environment()["threads"] == {"cores": cores, "inter_op": 1, "intra_op": cores}
     return run
 
 
 def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_weights(commands, uninterrupted):
-    """Ctrl-C in the second epoch, SIGKILL in the third, then resumed to its end: three processes, one training."""
+    """Ctrl-C in the second epoch, SIGKILL in the third, then resumed to its end: three processes, one training.
+
+    The last one may run on one core only. With as many threads as cores, its sums would be cut into other parts.
+    """
     code, errors = commands.stop_after(commands.new("stopped"), "stopped", 0, signal.SIGINT)
     assert code == 130, errors
     assert "continue with: busmt train --resume runs/stopped" in errors
     assert "Traceback" not in errors
     assert not commands.run("stopped").finished
 
-    process = commands.start("--resume", "runs/stopped")
+    process = commands.start("train", "--resume", "runs/stopped")
     code, errors = commands.stop_after(process, "stopped", 1, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not commands.run("stopped").finished
 
-    answer = commands.finish(commands.start("--resume", "runs/stopped", "--json"))
+    answer = commands.finish(commands.start("train", "--resume", "runs/stopped", "--json", cores=ONE_CORE))
     assert answer["epochs"] == 3
+    assert commands.run("stopped").environment()["threads"] == uninterrupted.environment()["threads"]
     assert_same_training(uninterrupted, commands.run("stopped"))
+
+
+def test_a_run_matches_its_repetition_on_fewer_cores(commands, uninterrupted):
+    process = commands.start("reproduce", "runs/whole", "--to", "again", "--json", cores=ONE_CORE)
+    output, errors = process.communicate(timeout=540)
+    assert process.returncode == 0, output + errors
+    result = json.loads(output)
+    assert result["matches"]
+    assert result["first_difference"] is None
+    again = Run.open(commands.folder / "again")
+    assert again.environment()["reproduces"] == str(uninterrupted.path.resolve())
+    assert_same_training(uninterrupted, again)
+    first = uninterrupted.environment()["threads"]
+    if ONE_CORE and first["cores"] > 1:
+        assert again.environment()["threads"] == first | {"cores": 1}
+        assert result["environment"] == [f"threads.cores: {first['cores']}, now 1"]
+        assert f"training uses {first['intra_op']} threads, as recorded, on fewer usable cores (1)" in " ".join(
+            errors.split()
+        )
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ class Cache:
         DataError: the folder or file cannot be used.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike[str]):
         self.path = Path(folder) / _FILE
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -86,5 +86,5 @@ def _to_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be cached")
 
 
-def _from_json(value: dict) -> Any:
+def _from_json(value: dict[str, Any]) -> Any:
     return base64.b64decode(value["base64"]) if set(value) == {"base64"} else value

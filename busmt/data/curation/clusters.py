@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from busmt.config import CurationConfig
 from busmt.data.catalog import Catalog
@@ -82,7 +83,7 @@ class Judge:
                     self._ids[best], similarity,
                 )  # fmt: skip
 
-    def _worth(self, position: int, usable: Sequence[bool]) -> tuple:
+    def _worth(self, position: int, usable: Sequence[bool]) -> tuple[Any, ...]:
         """Usable before unusable, then larger by steps of a tenth, then less clutter, then larger, then first."""
         item = self._prints[position]
         pixels = item.size[0] * item.size[1]

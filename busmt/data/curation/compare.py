@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ COMPARISON_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def compare(catalog: Catalog, curation: Curation, source: str | os.PathLike) -> pd.DataFrame:
+def compare(catalog: Catalog, curation: Curation, source: str | os.PathLike[str]) -> pd.DataFrame:
     """One row per sample: kept or removed here and there, with the reason here.
 
     Args:
@@ -98,7 +99,7 @@ def _partners(pairs: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _sections(table: pd.DataFrame, partners: dict[str, str]) -> list[dict]:
+def _sections(table: pd.DataFrame, partners: dict[str, str]) -> list[dict[str, Any]]:
     sections = []
     for title, here, there in (("Removed only here", "removed", "kept"), ("Removed only there", "kept", "removed")):
         part = table[(table["here"] == here) & (table["there"] == there)]
@@ -111,7 +112,7 @@ def _sections(table: pd.DataFrame, partners: dict[str, str]) -> list[dict]:
     return sections
 
 
-def _guess(row) -> str:
+def _guess(row: Any) -> str:
     """Why busmt keeps what another list removes."""
     if row.in_duplicate_group:
         return "kept as the best copy of its duplicates"

@@ -54,7 +54,7 @@ def curate(
     catalog: Catalog,
     config: CurationConfig,
     *,
-    overrides: str | os.PathLike | None = None,
+    overrides: str | os.PathLike[str] | None = None,
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curation:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -183,7 +184,7 @@ def _text_share(mask: np.ndarray, marks: tuple[Mark, ...]) -> float:
     return float((outline & text).sum() / outline.sum())
 
 
-def _pack(item: Fingerprint) -> dict:
+def _pack(item: Fingerprint) -> dict[str, Any]:
     """Plain values and bytes for the cache."""
     values = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     values["thumbnail"] = item.thumbnail.tobytes()
@@ -192,7 +193,7 @@ def _pack(item: Fingerprint) -> dict:
     return values
 
 
-def _unpack(values: dict) -> Fingerprint:
+def _unpack(values: dict[str, Any]) -> Fingerprint:
     shape = (THUMBNAIL, THUMBNAIL)
     bits = np.unpackbits(np.frombuffer(values["mask"], np.uint8), count=THUMBNAIL * THUMBNAIL)
     return Fingerprint(

@@ -28,7 +28,7 @@ class Override:
     note: str
 
 
-def read_overrides(path: str | os.PathLike, known: Collection[str]) -> dict[str, Override]:
+def read_overrides(path: str | os.PathLike[str], known: Collection[str]) -> dict[str, Override]:
     """image_id to decision, from a CSV with the columns image_id, action, and optionally group and note.
 
     Args:

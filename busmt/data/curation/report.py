@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jinja2
@@ -35,7 +36,10 @@ _TITLES = {
 
 
 def write_report(
-    path: str | os.PathLike, catalog: Catalog, curation: Curation, progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    catalog: Catalog,
+    curation: Curation,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a self-contained HTML report, atomically.
 
@@ -67,7 +71,7 @@ def write_cards(
     path: Path,
     title: str,
     figures: dict[str, int],
-    sections: list[dict],
+    sections: list[dict[str, Any]],
     catalog: Catalog,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -86,7 +90,7 @@ def write_cards(
     images.write_atomically(path, html.encode())
 
 
-def count_table(decisions: pd.DataFrame) -> list[dict]:
+def count_table(decisions: pd.DataFrame) -> list[dict[str, Any]]:
     """Images per class before and after: class, before, kept (flagged ones too), flagged, removed."""
     rows = []
     for name in (*CLASSES, "all"):
@@ -124,10 +128,10 @@ def picture(sample: Sample, boxes: str = "", side: int = _SIDE) -> np.ndarray:
     return small
 
 
-def _sections(curation: Curation) -> list[dict]:
+def _sections(curation: Curation) -> list[dict[str, Any]]:
     """Cards of one or two images under headings, every pair once, every removed or flagged sample at least once."""
     decided = curation.decisions.set_index("image_id")
-    cards: dict[str, list[dict]] = {kind: [] for kind in _TITLES}
+    cards: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _TITLES}
     for pair in curation.pairs.itertuples(index=False):
         iou = "both masks empty" if np.isnan(pair.mask_iou) else f"mask IoU {pair.mask_iou:.2f}"
         caption = f"{pair.kind}, detail {pair.similarity:.2f}, blocks {pair.agreement:.2f}, {iou}"
@@ -144,7 +148,7 @@ def _sections(curation: Curation) -> list[dict]:
     return [{"title": _TITLES[kind], "cards": found} for kind, found in cards.items() if found]
 
 
-def _rule_table(decisions: pd.DataFrame) -> list[dict]:
+def _rule_table(decisions: pd.DataFrame) -> list[dict[str, Any]]:
     each = decisions.assign(rule=decisions["rule"].str.split("; ")).explode("rule")
     each = each[each["rule"] != ""]
     counts = each.groupby(["rule", "decision"]).size().reset_index(name="images")

@@ -3,6 +3,8 @@ width, height) in pixels of the stroke map."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -177,7 +179,7 @@ def _characters(strokes: np.ndarray, heights: tuple[int, int]) -> list[Box]:
     )
 
 
-def _rows(characters: list[Box], continues) -> list[list[Box]]:
+def _rows(characters: list[Box], continues: Callable[[Box, Box], bool]) -> list[list[Box]]:
     lines: list[list[Box]] = []
     for box in characters:
         line = next((line for line in lines if continues(line[-1], box)), None)
@@ -315,7 +317,9 @@ def _cross_parts(
     return np.array(arms), np.array(fields)
 
 
-def _mean_at(padded, rows, columns, down, right) -> np.ndarray:
+def _mean_at(
+    padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, down: np.ndarray, right: np.ndarray
+) -> np.ndarray:
     return padded[rows[:, None] + down + _ARM, columns[:, None] + right + _ARM].mean(axis=1)
 
 

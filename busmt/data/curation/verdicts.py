@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -99,7 +100,7 @@ class Verdicts:
             row.overridden = REMOVED if row.removal else KEPT
             row.override.reason += before
 
-    def _told(self, position: int) -> tuple:
+    def _told(self, position: int) -> tuple[Any, ...]:
         row = self._rows[position]
         if row.override is not None:
             decision, findings = row.overridden, [row.override]

@@ -7,6 +7,7 @@ this word is looked for, so correlation serves and no text recognition is needed
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,7 +118,7 @@ def _templates(weights: tuple[int, ...]) -> list[np.ndarray]:
     return [_rendered(word, font, weight) for word in WORDS for weight in weights]
 
 
-def _rendered(word: str, font, weight: int) -> np.ndarray:
+def _rendered(word: str, font: Any, weight: int) -> np.ndarray:
     canvas = Image.new("L", (_FONT_SIZE * len(word), 2 * _FONT_SIZE))
     ImageDraw.Draw(canvas).text((10, 10), word, fill=255, font=font, stroke_width=weight, stroke_fill=255)
     pixels = np.asarray(canvas.crop(canvas.getbbox()), np.float32)

@@ -39,9 +39,9 @@ class Batcher:
     ):
         self._function, self._executor, self._observe = function, executor, observe
         self._max_batch, self._max_delay, self._max_waiting = max_batch, max_delay, max_waiting
-        self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
+        self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
         self._enough = asyncio.Event()
-        self._worker: asyncio.Task | None = None
+        self._worker: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -87,15 +87,15 @@ class Batcher:
                 async with asyncio.timeout(self._max_delay):
                     await self._enough.wait()
 
-    def _take(self) -> list[tuple[Any, asyncio.Future]]:
-        batch: list[tuple[Any, asyncio.Future]] = []
+    def _take(self) -> list[tuple[Any, asyncio.Future[Any]]]:
+        batch: list[tuple[Any, asyncio.Future[Any]]] = []
         while self._waiting and len(batch) < self._max_batch:
             item, future = self._waiting.popleft()
             if not future.done():
                 batch.append((item, future))
         return batch
 
-    async def _run(self, batch: list[tuple[Any, asyncio.Future]]) -> None:
+    async def _run(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
         self._observe(len(batch))
         items = [item for item, _ in batch]
         try:

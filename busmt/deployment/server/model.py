@@ -107,7 +107,7 @@ class ServedModel:
     metadata: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> ServedModel:
+    def load(cls, folder: str | os.PathLike[str]) -> ServedModel:
         """Load a version's folder.
 
         Raises:

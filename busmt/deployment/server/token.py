@@ -11,7 +11,7 @@ VARIABLE = "BUSMT_SERVE_TOKEN"
 SHORTEST = 16
 
 
-def read_token(file: str | os.PathLike | None) -> str | None:
+def read_token(file: str | os.PathLike[str] | None) -> str | None:
     """The token from a file or, without one, from the environment; never from the command line, which every user of
     the machine can see.
 

@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 Load = Callable[[Path], ServedModel]
 
 
-def version_folder(path: str | os.PathLike) -> Path:
+def version_folder(path: str | os.PathLike[str]) -> Path:
     """The newest version in an export folder, or the folder itself where it is a version.
 
     Raises:
@@ -70,7 +70,7 @@ class Versions:
         load: from a version's folder to a loaded model.
     """
 
-    def __init__(self, path: str | os.PathLike, limits: Limits, metrics: Metrics, load: Load = ServedModel.load):
+    def __init__(self, path: str | os.PathLike[str], limits: Limits, metrics: Metrics, load: Load = ServedModel.load):
         self._path, self._limits, self._metrics, self._load = Path(path), limits, metrics, load
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._seen: object = None

@@ -254,6 +254,7 @@ def test_progress_ends_at_the_number_of_images(cohort, scan):
     assert calls == sorted(calls)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_busi_is_curated_as_the_packaged_list_says(busi_dir):
     cohort = read_cohort(busi_dir)

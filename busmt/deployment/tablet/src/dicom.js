@@ -11,33 +11,34 @@ export const isDicom = (bytes) => String.fromCharCode(...bytes.subarray(128, 132
 
 /** {grey, height, width, spacing}; spacing {row, column} in mm, or null. */
 export function readDicom(bytes, name) {
-  const data = parse(bytes, name);
+  try {
+    return decode(bytes, name);
+  } catch (error) {
+    if (error instanceof Unusable) throw error;
+    throw new Unusable(strings.errors.damaged(name)); // dicom-parser throws strings and objects of its own
+  }
+}
+
+function decode(bytes, name) {
+  const syntax = dicomParser.readPart10Header(bytes).string("x00020010") ?? IMPLICIT;
+  if (syntax !== IMPLICIT && syntax !== EXPLICIT) throw new Unusable(strings.errors.compressed(name));
+  const data = dicomParser.parseDicom(bytes);
   const bits = data.uint16("x00280100"), samples = data.uint16("x00280002") ?? 1;
   const photometric = data.string("x00280004") ?? "MONOCHROME2";
   const height = data.uint16("x00280010"), width = data.uint16("x00280011");
   const stored = data.elements.x7fe00010;
   if (!height || !width || !stored) throw new Unusable(strings.errors.unreadable(name));
+  if (stored.encapsulatedPixelData) throw new Unusable(strings.errors.compressed(name));
   if (Number(data.string("x00280008") ?? 1) > 1) throw new Unusable(strings.errors.frames(name));
   const grey = samples === 1 && photometric.startsWith("MONOCHROME") && (bits === 8 || bits === 16);
   const coloured = samples === 3 && bits === 8 && (photometric === "RGB" || photometric === "YBR_FULL");
   if (!grey && !coloured) throw new Unusable(strings.errors.pixels(name));
   if (height * width > MAX_PIXELS) throw new Unusable(strings.errors.large(name));
   const raw = bytes.subarray(stored.dataOffset, stored.dataOffset + stored.length);
-  if (raw.length < (height * width * samples * bits) / 8) throw new Unusable(strings.errors.damaged(name));
+  if (raw.length < (height * width * samples * bits) / 8) throw new Error("truncated");
   const levels = grey ? fromLevels(raw, data, bits, height * width) : fromColour(raw, data, photometric, height * width);
   if (photometric === "MONOCHROME1") for (let i = 0; i < levels.length; i++) levels[i] = 255 - levels[i];
   return { grey: levels, height, width, spacing: readSpacing(data) };
-}
-
-function parse(bytes, name) {
-  try {
-    const syntax = dicomParser.readPart10Header(bytes).string("x00020010") ?? IMPLICIT;
-    if (syntax !== IMPLICIT && syntax !== EXPLICIT) throw new Unusable(strings.errors.compressed(name));
-    return dicomParser.parseDicom(bytes);
-  } catch (error) {
-    if (error instanceof Unusable) throw error;
-    throw new Unusable(strings.errors.damaged(name)); // dicom-parser throws strings and objects of its own
-  }
 }
 
 function fromColour(raw, data, photometric, count) {
@@ -58,7 +59,9 @@ function fromLevels(raw, data, bits, count) {
   const windowed = centre !== undefined && width > 0;
   if (bits === 8 && !windowed) return raw.slice(0, count);
   const view = new DataView(raw.buffer, raw.byteOffset, raw.byteLength);
-  const signed = data.uint16("x00280103") === 1, spare = 32 - (data.uint16("x00280101") ?? bits);
+  const used = data.uint16("x00280101") ?? bits;
+  if (used < 1 || used > bits) throw new Error("more bits used than stored");
+  const signed = data.uint16("x00280103") === 1, spare = 32 - used;
   const slope = data.floatString("x00281053") ?? 1, intercept = data.floatString("x00281052") ?? 0;
   const values = new Float32Array(count);
   let low = Infinity, high = -Infinity;
@@ -68,6 +71,7 @@ function fromLevels(raw, data, bits, count) {
     low = Math.min(low, values[i]);
     high = Math.max(high, values[i]);
   }
+  if (!Number.isFinite(high - low) || (windowed && !Number.isFinite(centre + width))) throw new Error("not a number");
   const kind = windowed ? (data.string("x00281056") ?? "LINEAR") : "LINEAR_EXACT";
   if (!windowed) [centre, width] = [(low + high) / 2, Math.max(high - low, 1)];
   const share = WINDOWS[kind] ?? WINDOWS.LINEAR;

@@ -3,6 +3,7 @@
 import { toGrey } from "./image.js";
 
 const GREY = 0, COLOUR = 2, PALETTE = 3;
+const DEPTHS = { [GREY]: [1, 2, 4, 8], [COLOUR]: [8], [PALETTE]: [1, 2, 4, 8], 4: [8], 6: [8] };
 const CHANNELS = { [GREY]: 1, [COLOUR]: 3, [PALETTE]: 1, 4: 2, 6: 4 };
 const WHOLE = [[0, 0, 1, 1]];
 const ADAM7 = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]]; // x, y, steps
@@ -19,19 +20,21 @@ export function pngHeader(bytes) {
 
 /** Grey levels 0..255 of what `pngHeader` returned; throws where the file is damaged. */
 export async function readPng({ width, height, depth, kind, interlaced, chunks }) {
+  if (!DEPTHS[kind]?.includes(depth)) throw new Error("no such kind of pixels");
   const channels = CHANNELS[kind];
+  const passes = (interlaced ? ADAM7 : WHOLE).map(([x, y, right, down]) => {
+    const columns = Math.ceil((width - x) / right), rows = Math.ceil((height - y) / down);
+    const stride = Math.ceil((columns * channels * depth) / 8);
+    return { x, y, right, down, columns, rows, stride, length: columns < 1 || rows < 1 ? 0 : rows * (stride + 1) };
+  });
   const packed = chunks.filter((chunk) => chunk.kind === "IDAT").map((chunk) => chunk.data);
-  const stream = new Blob(packed).stream().pipeThrough(new DecompressionStream("deflate"));
-  const data = new Uint8Array(await new Response(stream).arrayBuffer());
+  const data = await inflate(packed, passes.reduce((sum, { length }) => sum + length, 0));
   const samples = new Uint8Array(width * height * channels);
   let at = 0;
-  for (const [x, y, right, down] of interlaced ? ADAM7 : WHOLE) {
-    const columns = Math.ceil((width - x) / right), rows = Math.ceil((height - y) / down);
-    if (columns < 1 || rows < 1) continue;
-    const stride = Math.ceil((columns * channels * depth) / 8);
-    if (data.length < at + rows * (stride + 1)) throw new Error("truncated");
-    const lines = unfilter(data.subarray(at, at + rows * (stride + 1)), rows, stride, Math.ceil((channels * depth) / 8));
-    at += rows * (stride + 1);
+  for (const { x, y, right, down, columns, rows, stride, length } of passes) {
+    if (!length) continue;
+    const lines = unfilter(data.subarray(at, at + length), rows, stride, Math.ceil((channels * depth) / 8));
+    at += length;
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
         const place = ((y + row * down) * width + x + column * right) * channels;
@@ -41,6 +44,22 @@ export async function readPng({ width, height, depth, kind, interlaced, chunks }
   }
   const transparent = chunks.some((chunk) => chunk.kind === "tRNS");
   return kind === GREY && !transparent ? samples.map((value) => value * scale(depth)) : flatten(samples, depth, kind, chunks);
+}
+
+/** The first `length` bytes, however many more there are; throws where there are fewer, or they are damaged. */
+async function inflate(packed, length) {
+  const reader = new Blob(packed).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const parts = [];
+  let size = 0;
+  while (size <= length) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    size += value.length;
+  }
+  await reader.cancel();
+  if (size < length) throw new Error("truncated");
+  return new Uint8Array(await new Blob(parts).arrayBuffer()).subarray(0, length);
 }
 
 /** {kind, data} up to the end marker, each with the right checksum. */

@@ -9,6 +9,7 @@ as it is here for the answers.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import tensorflow as tf
@@ -18,7 +19,7 @@ CLASSES = ("normal", "benign", "malignant")
 OPTIONS = [("grpc.max_receive_message_length", 64 * 2**20), ("grpc.max_send_message_length", 64 * 2**20)]
 
 
-def predict(images: list[bytes], address: str, model: str = "@NAME@", timeout: float = 60.0) -> dict:
+def predict(images: list[bytes], address: str, model: str = "@NAME@", timeout: float = 60.0) -> dict[str, Any]:
     """Arrays by output name, one row per image. Look at "status" first: not 0 means that the image in that row could
     not be read, "error" says why, and nothing else in the row means anything."""
     request = predict_pb2.PredictRequest()

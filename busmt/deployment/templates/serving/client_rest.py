@@ -12,6 +12,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,9 @@ CLASSES = ("normal", "benign", "malignant")
 THRESHOLD = 0.5
 
 
-def predict(images: list[bytes], address: str, model: str = "@NAME@", token: str = "", timeout: float = 60.0) -> list:
+def predict(
+    images: list[bytes], address: str, model: str = "@NAME@", token: str = "", timeout: float = 60.0
+) -> list[dict[str, Any]]:
     """One answer per image, in order: a dict with mask, label, class_id, refer, size, box, status, error.
 
     Look at "status" first: where it is not 0, the image could not be read, "error" says why, and nothing else in
@@ -40,7 +43,7 @@ def predict(images: list[bytes], address: str, model: str = "@NAME@", token: str
             raise RuntimeError(f"{error.code}: {error.read().decode(errors='replace')[:500]}") from error
 
 
-def restore_mask(answer: dict) -> np.ndarray:
+def restore_mask(answer: dict[str, Any]) -> np.ndarray:
     """Mask (H, W), bool, on the image's own pixels: cut the box out of the square, resize, compare with 0.5.
 
     Raises ValueError for an image that could not be read.
