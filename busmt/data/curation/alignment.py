@@ -39,7 +39,10 @@ FRAME_AGREEMENT = 0.42
 FRAME_CORRELATION = 0.94
 """Correlation of the whole thumbnails, not aligned, from which two images are frames of one lesion whatever the
 detail says: no two patients' images come near it."""
-_ROUGH_DETAIL = 0.38
+_SHIFTED_DETAIL, _GLIMPSED_DETAIL, _ROUGH_DETAIL = 0.22, 0.32, 0.38
+"""Least correlation at half the size after a shift, after few steps and after all steps of the alignment. The lowest of
+joined pairs are 0.28, 0.38 and 0.38 (docs/curation.md)."""
+_FEW_STEPS, _STEPS = 3, 40
 _SHIFT = 6
 _WORTH_READING = 0.40
 _SIZE = 192
@@ -142,20 +145,26 @@ def window_matrix(window: int, mirrored: bool) -> np.ndarray:
 def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Affine map from `second` to `first` (thumbnails, uint8) and their detail's correlation there.
 
-    Aligned at half the size first, where most candidates already turn out to be of other tissue. None for
-    those, and where no alignment is found or too little is common.
+    Aligned at half the size first, where nearly all candidates turn out to be of other tissue, most of them after a
+    shift or a few steps. None for those, and where no alignment is found or too little is common.
     """
-    small = _halved(first), _halved(second)
-    rough = _align(*small, _shifted(*small, _scaled(start, 0.5)), 3.0)
+    one, other = (local_detail(_halved(image), 3.0) for image in (first, second))
+    shifted, likeness = _shifted(one, other, _scaled(start, 0.5))
+    if likeness < _SHIFTED_DETAIL:
+        return None
+    glimpse = _align(one, other, shifted, _FEW_STEPS)
+    if glimpse is None or glimpse[1] < _GLIMPSED_DETAIL:
+        return None
+    rough = _align(one, other, shifted, _STEPS)
     if rough is None or rough[1] < _ROUGH_DETAIL:
         return None
-    return _align(first, second, _scaled(rough[0], 2.0), 6.0)
+    return _align(local_detail(first, 6.0), local_detail(second, 6.0), _scaled(rough[0], 2.0), _STEPS)
 
 
-def _align(first: np.ndarray, second: np.ndarray, start: np.ndarray, radius: float) -> tuple[np.ndarray, float] | None:
-    one, other = local_detail(first, radius), local_detail(second, radius)
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-    unused = np.full(second.shape, 255, np.uint8)
+def _align(one: np.ndarray, other: np.ndarray, start: np.ndarray, steps: int) -> tuple[np.ndarray, float] | None:
+    """As `align`, for two images' detail and at most so many steps of the iteration."""
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-4)
+    unused = np.full(other.shape, 255, np.uint8)
     try:
         _, matrix = cv2.findTransformECC(other, one, start.copy(), cv2.MOTION_AFFINE, criteria, unused, 5)
     except cv2.error:  # the iteration diverged: nothing to align
@@ -167,15 +176,17 @@ def _align(first: np.ndarray, second: np.ndarray, start: np.ndarray, radius: flo
     return matrix, correlation(warped[common], other[common])
 
 
-def _shifted(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """`start`, moved to where the middle of `second` is found: windows lie on a grid, crops do not."""
-    warped = cv2.warpAffine(local_detail(first, 3.0), start, first.shape[::-1], flags=_FLAGS)
-    middle = local_detail(second, 3.0)[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT]
-    score = cv2.matchTemplate(warped, np.ascontiguousarray(middle), cv2.TM_CCOEFF_NORMED)
-    down, across = (int(place) - _SHIFT for place in np.unravel_index(int(score.argmax()), score.shape))
+def _shifted(one: np.ndarray, other: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """`start`, moved to where the middle of `other` is found, and the correlation there.
+
+    Windows lie on a grid, crops do not.
+    """
+    warped = cv2.warpAffine(one, start, one.shape[::-1], flags=_FLAGS)
+    middle = np.ascontiguousarray(other[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT])
+    _, likeness, _, (across, down) = cv2.minMaxLoc(cv2.matchTemplate(warped, middle, cv2.TM_CCOEFF_NORMED))
     moved = start.copy()
-    moved[:, 2] += start[:, :2] @ np.array([across, down], np.float32)
-    return moved
+    moved[:, 2] += start[:, :2] @ np.array([across - _SHIFT, down - _SHIFT], np.float32)
+    return moved, likeness
 
 
 def _halved(image: np.ndarray) -> np.ndarray:

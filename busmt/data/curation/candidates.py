@@ -91,10 +91,12 @@ def find_candidates(
 def descriptors(thumbnails: Sequence[np.ndarray], whole_only: bool = False) -> np.ndarray:
     """Unit descriptors (N, windows, F), float32, of thumbnails (96, 96), uint8; window 0 is the whole image."""
     count = 1 if whole_only else len(EXTENTS)
-    basis = _BASIS[: count * _FREQUENCIES]
-    equalised = np.stack([_equalised(thumbnail) for thumbnail in thumbnails])
-    bands = (basis @ equalised @ basis.T).reshape(len(thumbnails), count, _FREQUENCIES, count, _FREQUENCIES)
-    found = bands.transpose(0, 1, 3, 2, 4)[..., _USED].reshape(len(thumbnails), count * count, -1) * _WEIGHTS
+    basis, images = _BASIS[: count * _FREQUENCIES], len(thumbnails)
+    # two products of large matrices instead of many of small ones, which threads would rather hinder than help
+    rows = np.concatenate([_equalised(thumbnail) for thumbnail in thumbnails]) @ basis.T
+    columns = rows.reshape(images, THUMBNAIL, -1).transpose(1, 0, 2).reshape(THUMBNAIL, -1)
+    bands = (basis @ columns).reshape(count, _FREQUENCIES, images, count, _FREQUENCIES)
+    found = bands.transpose(2, 0, 3, 1, 4)[..., _USED].reshape(images, count * count, -1) * _WEIGHTS
     norms = np.linalg.norm(found, axis=-1, keepdims=True)
     return (found / np.maximum(norms, 1e-6)).astype(np.float32)
 
