@@ -152,7 +152,9 @@ bash .ci/lowest
 ```
 
 installs the lowest version that setup.cfg asks for of each package (its newest patch) into an environment of its own,
-and runs the tests of data, model, training and commands there: RESULT
+and runs the tests of data, model, training and commands there. No bound had to be raised: the tests of data, model and
+commands passed, after one test that drew its words with OpenCV, whose letters changed between 4.10 and 5, was made to
+draw them with Pillow.
 
 ## Known vulnerabilities
 

@@ -93,12 +93,13 @@ def test_the_same_label_and_mask_as_through_the_graph_on_real_images(busi_dir, t
         assert np.array_equal(decode_grey(data).astype(np.float32) / 255.0, decode_tensor(data).numpy()[..., 0]), path
         own, box = read_input(path, 64)
         other, _ = read_image(str(path), 64)
-        for name in ("model.tflite", "model-int8.tflite"):
+        # pictures agree but for 1e-6, which may round to the next of 256 levels; this network's maps lie around 0.5
+        for name, least in {"model.tflite": 0.999, "model-int8.tflite": 0.99}.items():
             first, second = forward[name](own[None]), forward[name](other[None])
             assert first["label"].argmax() == second["label"].argmax(), path
             one, two = (box.restore_mask(answer["mask"][0, ..., 0], 0.5) for answer in (first, second))
             total = one.sum() + two.sum()
-            assert total == 0 or 2 * (one & two).sum() / total >= 0.999, path
+            assert total == 0 or 2 * (one & two).sum() / total >= least, path
     assert len(chosen) >= 50
 
 

@@ -147,7 +147,7 @@ def test_a_run_matches_its_repetition_on_fewer_cores(commands, uninterrupted):
     first = uninterrupted.environment()["threads"]
     if ONE_CORE and first["cores"] > 1:
         assert again.environment()["threads"] == first | {"cores": 1}
-        assert result["environment"] == [f"threads.cores: {first['cores']}, now 1"]
+        assert f"threads.cores: {first['cores']}, now 1" in result["environment"]
         assert f"training uses {first['intra_op']} threads, as recorded, on fewer usable cores (1)" in " ".join(
             errors.split()
         )
