@@ -39,6 +39,7 @@ _FLAGS = {
 @click.command(
     epilog=MODEL_NAMES
     + """
+
 \b
 Examples:
   busmt train

@@ -30,7 +30,10 @@ _PLAIN: dict[str, Any] = {"norm": "instance", "slope": 0.01}
 
 
 def build(config: NetworkConfig) -> keras.Model:
-    """Build the variant of `network.architecture` with `network.width` filters at the finest level."""
+    """Build the variant of `network.architecture` with `network.width` filters at the finest level.
+
+    The nnU-Net style has five poolings: give it 64 pixels or more, for instance normalisation leaves nothing of one.
+    """
     image = keras.Input((config.input_size, config.input_size, 1), name=IMAGE_INPUT)
     make = _unetpp if config.architecture == "aumente-unetpp" else _nnunet
     masks, features, style = make(image, config.width)
