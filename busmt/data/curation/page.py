@@ -7,7 +7,8 @@ table{border-collapse:collapse;margin:.5rem 1rem 1rem 0;display:inline-table;ver
 th,td{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:right}
 th:first-child,td:first-child{text-align:left}
 .cards{display:flex;flex-wrap:wrap;gap:14px}
-.card{border:1px solid #ccc;border-radius:6px;padding:8px;background:#fafafa;box-sizing:border-box;max-width:min(100%,546px)}
+.card{border:1px solid #ccc;border-radius:6px;padding:8px;background:#fafafa;max-width:min(100%,546px);
+box-sizing:border-box}
 .pair{display:flex;gap:8px}figure{margin:0;flex:0 1 260px;min-width:0}img{width:100%;height:auto;background:#000}
 figcaption{font-size:13px;overflow-wrap:anywhere}.removed b::after{content:" removed";color:#d55e00;font-weight:600}
 .kept b::after,.flagged b::after{content:" kept";color:#0072b2;font-weight:600}
@@ -41,8 +42,9 @@ Blue: burnt-in marks; what they are stands in decisions.csv.</p>
 {% for name in card.names %}{% set told = decisions[name] %}
 <figure class="{{ told.decision }}"><img loading="lazy" src="{{ pictures[name] }}" alt="{{ name }}">
 <figcaption><b>{{ name }}</b> ({{ told.label }}){% if told.reason %}<br>{{ told.reason }}{% endif %}
-<br><select aria-label="Decision on {{ name }}" data-id="{{ name }}" onchange="mark(this)"><option value="">as decided</option>
-<option>keep</option><option>remove</option><option value="regroup">not the same lesion</option></select>
+<br><select aria-label="Decision on {{ name }}" data-id="{{ name }}" onchange="mark(this)">
+<option value="">as decided</option><option>keep</option><option>remove</option>
+<option value="regroup">not the same lesion</option></select>
 </figcaption></figure>{% endfor %}</div><div class="note">{{ card.caption }}</div></div>
 {% endfor %}</div>{% endfor %}
 <script>

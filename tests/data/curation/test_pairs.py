@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from busmt.config import CurationConfig
 from busmt.data.curation import curate
-from busmt.data.curation.alignment import block_agreement, correlation, mask_iou
+from busmt.data.curation.alignment import align, block_agreement, correlation, mask_iou, window_matrix
 from busmt.data.curation.candidates import descriptors
 from busmt.data.curation.groups import merged_groups
 
@@ -91,6 +91,29 @@ def test_descriptors_hardly_change_under_a_rising_curve(scan, gamma, seed):
     one, other = descriptors([image, curved], whole_only=True)[:, 0]
     assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
     assert one @ other > 0.95
+
+
+def test_descriptors_do_not_depend_on_the_other_images(scan):
+    thumbnails = [cv2.resize(scan(seed), (96, 96), interpolation=cv2.INTER_AREA) for seed in range(3)]
+    together = descriptors(thumbnails)
+    for thumbnail, found in zip(thumbnails, together, strict=True):
+        np.testing.assert_allclose(descriptors([thumbnail])[0], found, atol=1e-5)
+
+
+def test_other_tissue_is_given_up_after_few_steps(scan, monkeypatch):
+    steps, full = [], cv2.findTransformECC
+
+    def counted(*given):
+        steps.append(given[4][1])
+        return full(*given)
+
+    monkeypatch.setattr(cv2, "findTransformECC", counted)
+    first, second = (cv2.resize(scan(seed, SIZE), (96, 96), interpolation=cv2.INTER_AREA) for seed in (1, 2))
+    whole = window_matrix(0, False)
+    assert align(first, second, whole) is None
+    assert sum(steps) <= 3
+    assert align(first, first, whole)[1] == pytest.approx(1, abs=1e-3)
+    assert sum(steps) > 3
 
 
 def test_agreement_is_one_for_the_same_picture_and_small_for_others(scan):
