@@ -89,7 +89,7 @@ def test_every_way_of_running_the_network_is_in_the_table(tiny_run_folder, tiny_
 
 def test_what_an_export_lacks_is_named(tiny_run_folder, tiny_export, no_onnx, tmp_path):
     (tmp_path / "model.tflite").write_bytes((tiny_export.folder / "model.tflite").read_bytes())
-    network = SimpleNamespace(predict=None, predict_on_batch=None)
+    network = SimpleNamespace(predict=None, predict_on_batch=None, output={"mask": None, "label": None})
     entries = list(latency._contenders(Run.open(tiny_run_folder), network, tmp_path, (1,), lambda text: None))
     skipped = {entry.name: entry.reason for entry in entries if isinstance(entry, Skipped)}
     assert "TFLite float32" not in skipped
