@@ -205,7 +205,7 @@ def shifted(write):
     return wrapped
 
 
-@pytest.mark.parametrize("name", ["savedmodel", "tflite"])
+@pytest.mark.parametrize("name", ["savedmodel", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_format_that_disagrees_with_keras_fails_and_nothing_is_written(run, tmp_path, monkeypatch, name):
     monkeypatch.setitem(export_module._WRITERS, name, shifted(export_module._WRITERS[name]))
     with pytest.raises(ExportError, match=f"{name}.* disagrees with the Keras model .* nothing was written"):

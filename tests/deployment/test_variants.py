@@ -89,6 +89,7 @@ def test_a_run_without_a_test_part_is_judged_on_validation_images_and_says_so(ru
     assert {row.images for row in result.variants} == {len(run.part("validation"))}
 
 
+@pytest.mark.slow
 def test_what_loses_too_much_is_not_written_without_force(run, quick, tmp_path, monkeypatch):
     """Nor does it stay there from an earlier export."""
     monkeypatch.setattr(variants, "MAX_LOSS", -1.0)

@@ -22,6 +22,8 @@ from busmt.trust import TFLITE_OPS, tflite_operations
 
 SIDES = {"aumente-nnunet": 64}
 """Its five poolings leave one pixel of 32, which instance normalisation makes 0."""
+CONVERTED = ("unet", "classifier", "branch-both", "boundary-aware")
+"""Each kind of task and of output once; the other conversions take a minute together."""
 TASKS_OF = {"both": ("mask", "label"), "mask": ("mask",), "label": ("label",)}
 
 
@@ -97,6 +99,12 @@ def test_it_comes_back_from_its_file_with_safe_mode_on(system, tmp_path):
         assert np.array_equal(before[name], after[name])
 
 
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(name, marks=[] if name in CONVERTED else pytest.mark.slow) for name in BASELINES],
+    indirect=True,
+    scope="module",
+)
 def test_its_tflite_file_needs_nothing_that_tablets_lack_and_answers_the_same(system):
     config, network = system
     content = convert(network)

@@ -134,6 +134,7 @@ def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_weights(comman
     assert_same_training(uninterrupted, commands.run("stopped"))
 
 
+@pytest.mark.slow
 def test_a_run_matches_its_repetition_on_fewer_cores(commands, uninterrupted):
     process = commands.start("reproduce", "runs/whole", "--to", "again", "--json", cores=ONE_CORE)
     output, errors = process.communicate(timeout=540)
