@@ -50,6 +50,8 @@ ARCHITECTURES: tuple[str, ...] = (
 MAX_CONFIG_BYTES = 16 * 1024
 """Largest accepted configuration file; a complete one has 2 KiB."""
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
+BALANCE_MODES: tuple[str, ...] = ("rotation", "round")
+"""How often samples are repeated; see `busmt.data.balance.class_quota`."""
 PATH_SETTINGS: tuple[tuple[str, str], ...] = (
     ("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start"),
 )  # fmt: skip
@@ -147,7 +149,7 @@ class BalanceConfig:
     mode: str = option(
         "rotation",
         "rotation: up to the target, in a fixed rotation; round: each class round(1 / its share) times, whole",
-        choices=("rotation", "round"),
+        choices=BALANCE_MODES,
     )
     target: float = option(
         1.0, "for rotation: samples per class and epoch, relative to the largest class", low=0.1, high=1.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MODES: tuple[str, ...] = ("rotation", "round")
+from busmt.config import BALANCE_MODES
 
 
 def class_quota(labels: np.ndarray, target: float = 1.0, mode: str = "rotation") -> dict[int, int]:
@@ -31,8 +31,8 @@ def class_quota(labels: np.ndarray, target: float = 1.0, mode: str = "rotation")
     Raises:
         ValueError: no labels, a target outside (0, 1], or an unknown mode.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if mode not in BALANCE_MODES:
+        raise ValueError(f"mode must be one of {', '.join(BALANCE_MODES)}, got {mode!r}")
     if not 0 < target <= 1:
         raise ValueError(f"target must be in (0, 1], got {target!r}")
     classes, counts = np.unique(np.asarray(labels), return_counts=True)
