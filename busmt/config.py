@@ -192,6 +192,10 @@ class NetworkConfig:
     decoder_width: int = option(24, "filters of the decoder's finest level for pretrained encoders", low=4, high=256)
     dropout: float = option(0.2, "dropout rate at the bottleneck and in the class head", low=0.0, high=0.9)
     attention: bool = option(True, "additive attention gates on the skip connections")
+    lesion_shape: bool = option(
+        False,
+        "show the class head size, orientation, compactness and margin of the predicted mask; on in small and base",
+    )
     refinement: str = option(
         "ours",
         "what makes mask and class agree: the learned layer (ours), two hard rules in inference (rules), or nothing "
@@ -343,11 +347,17 @@ _PRESET_OVERRIDES: dict[str, dict[str, Any]] = {
         "training": {"epochs": 36, "batch_size": 16, "learning_rate": 4e-3, "ema": 0.97},
     },
     "small": {
-        "network": {"encoder": "efficientnet_lite0", "input_size": 160, "decoder_width": 24, "dropout": 0.3},
-        "training": {"epochs": 40},
+        "network": {
+            "encoder": "efficientnet_lite0",
+            "input_size": 160,
+            "decoder_width": 24,
+            "dropout": 0.3,
+            "lesion_shape": True,
+        },
+        "training": {"epochs": 28},
     },
     "base": {
-        "network": {"input_size": 256, "width": 32, "depth": 4},
+        "network": {"input_size": 256, "width": 32, "depth": 4, "lesion_shape": True},
         "training": {"epochs": 150, "batch_size": 8, "patience": 40},
     },
 }

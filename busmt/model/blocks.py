@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from busmt.model.normalisation import BatchNormalization
+
 _CONVOLUTIONS = {2: layers.Conv2D, 3: layers.Conv3D}
 _POOLINGS = {2: layers.MaxPooling2D, 3: layers.MaxPooling3D}
 
@@ -96,7 +98,7 @@ def convolve(
     if norm == "instance":
         tensor = InstanceNormalization(name=f"{name}_norm")(tensor)
     else:
-        tensor = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(tensor)
+        tensor = BatchNormalization(momentum=0.9, name=f"{name}_norm")(tensor)
     return layers.LeakyReLU(slope, name=f"{name}_relu")(tensor) if slope else layers.ReLU(name=f"{name}_relu")(tensor)
 
 

@@ -16,6 +16,7 @@ from keras import layers
 from busmt.config import NetworkConfig
 from busmt.errors import DataError
 from busmt.model import pretrained
+from busmt.model.normalisation import BatchNormalization
 
 EFFICIENTNET_LITE0_BLOCKS: tuple[tuple[int, int, int, int, int], ...] = (
     (1, 3, 1, 1, 16),
@@ -98,7 +99,7 @@ def convolve_twice(tensor: Any, filters: int, name: str) -> Any:
     """Two 3x3 convolutions, each with batch normalisation and ReLU."""
     for step in (1, 2):
         tensor = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv{step}")(tensor)
-        tensor = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{step}")(tensor)
+        tensor = BatchNormalization(momentum=0.9, name=f"{name}_norm{step}")(tensor)
         tensor = layers.ReLU(name=f"{name}_relu{step}")(tensor)
     return tensor
 
@@ -119,7 +120,7 @@ def _inverted_residual(tensor: Any, index: int, kernel: int, stride: int, expans
 
 def _normed(tensor: Any, convolution: Any, relu: bool) -> Any:
     tensor = convolution(tensor)
-    tensor = layers.BatchNormalization(momentum=0.97, epsilon=1e-3, name=f"{convolution.name}_norm")(tensor)
+    tensor = BatchNormalization(momentum=0.97, epsilon=1e-3, name=f"{convolution.name}_norm")(tensor)
     return layers.ReLU(6.0, name=f"{convolution.name}_relu")(tensor) if relu else tensor
 
 

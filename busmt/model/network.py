@@ -16,6 +16,7 @@ from busmt.model.encoders import encode
 from busmt.model.outputs import REFINEMENT_LAYER as REFINEMENT_LAYER
 from busmt.model.outputs import finish, label_head
 from busmt.model.pooling import LesionPooling
+from busmt.model.shape import LesionShape
 
 
 def build_network(config: NetworkConfig) -> keras.Model:
@@ -87,4 +88,10 @@ def _classify(bottleneck: Any, decoded: list[Any], mask_logits: Any, config: Net
     tensor = layers.Dense(64, activation="relu", name="class_hidden")(tensor)
     if config.dropout:
         tensor = layers.Dropout(config.dropout, name="class_dropout")(tensor)
+    if (
+        config.lesion_shape and decoded
+    ):  # four numbers among hundreds of features would be drowned: straight to the logits
+        tensor = layers.Concatenate(name="class_hidden_and_shape")(
+            [tensor, LesionShape(name="class_shape")(mask_logits)]
+        )
     return label_head(tensor)

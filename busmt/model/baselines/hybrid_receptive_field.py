@@ -15,6 +15,7 @@ from keras import layers
 
 from busmt.config import IMAGE_INPUT, NetworkConfig
 from busmt.model.blocks import convolve, mask_head, pool, up_convolve
+from busmt.model.normalisation import BatchNormalization
 from busmt.model.outputs import finish
 
 
@@ -46,6 +47,6 @@ def _block(tensor: Any, filters: int, name: str) -> Any:
     ]
     mixed = layers.Concatenate(name=f"{name}_fields")(fields)
     mixed = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_mix")(mixed)
-    mixed = layers.BatchNormalization(momentum=0.9, name=f"{name}_mix_norm")(mixed)
+    mixed = BatchNormalization(momentum=0.9, name=f"{name}_mix_norm")(mixed)
     shortcut = layers.Conv2D(filters, 1, name=f"{name}_shortcut")(tensor)
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([mixed, shortcut]))
