@@ -14,6 +14,7 @@ from busmt.cli.common import json_option, print_json, quiet_start, say
 Examples:
   busmt export runs/busi --to exports/
   busmt export runs/busi --to exports/ --format tflite --json
+  busmt export runs/busi --to exports/ --variant float16 --variant int8
   busmt export runs/busi --to tablet/ --format tablet
 \b
 Formats:
@@ -38,27 +39,31 @@ docs/tflite.md.
 )
 @click.option(
     "--variant",
+    "variants",
+    multiple=True,
     type=click.Choice(["float32", "float16", "int8-dynamic", "int8"]),
-    help="For the tablet app: take this one instead of the smallest good one.",
+    help="TFLite file to write; may be repeated. Default: all; for the tablet app, the smallest good one.",
 )
 @click.option("--force", is_flag=True, help="Write TFLite variants that lose too much, too.")
 @json_option
-def export(run: str, to: str, formats: tuple[str, ...], variant: str | None, force: bool, as_json: bool) -> int:
+def export(run: str, to: str, formats: tuple[str, ...], variants: tuple[str, ...], force: bool, as_json: bool) -> int:
     """Write a SavedModel and TFLite files, checked against Keras."""
     quiet_start()
-    from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, export_run, export_tablet
+    from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, TFLITE, VARIANTS, export_run, export_tablet
     from busmt.deployment.parity import in_words
     from busmt.errors import ExportError
     from busmt.training.run import Run
 
     if TABLET in formats and len(formats) > 1:
         raise ExportError("the tablet app goes to a folder of its own; export it alone, with --format tablet")
-    if variant and TABLET not in formats:
-        raise ExportError("--variant chooses for the tablet app; the other formats write what they can")
+    if TABLET in formats and len(variants) > 1:
+        raise ExportError("the tablet app holds one variant; give --variant once")
+    if variants and not {TABLET, TFLITE} & set(formats or FORMATS):
+        raise ExportError("--variant chooses among the TFLite files, and none is to be written")
     if TABLET in formats:
-        result = export_tablet(Run.open(run), to, say, force, variant)
+        result = export_tablet(Run.open(run), to, say, force, variants[0] if variants else None)
     else:
-        result = export_run(Run.open(run), to, formats or FORMATS, say, force)
+        result = export_run(Run.open(run), to, formats or FORMATS, say, force, variants or VARIANTS)
     for judged in result.refused:
         say(f"busmt: tflite {judged.variant} was not written: it loses too much; write it with --force")
     if as_json:

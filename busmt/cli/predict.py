@@ -19,6 +19,7 @@ _MASK_NAME = re.compile(r"_(mask(_\d+)?|overlay)$")
 @click.command(
     epilog="""\b
 Examples:
+  busmt predict image.png
   busmt predict image.png --model runs/busi
   busmt predict scans/ more/*.png --model exports/model-int8.tflite --out results/ --json
   busmt predict curated/catalog.csv --model runs/busi
@@ -29,11 +30,21 @@ Exit code 1: some images could not be read; they are named, the others are done.
 """
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE|FOLDER|CATALOG...")
-@click.option("--model", required=True, metavar="PATH", help="Run folder, .keras, SavedModel or .tflite.")
+@click.option(
+    "--model",
+    envvar="BUSMT_MODEL",
+    metavar="PATH",
+    help="Run folder, .keras, SavedModel or .tflite; also by the variable BUSMT_MODEL. Default: the released model.",
+)
 @click.option("--out", default="predictions", show_default=True, metavar="DIR", help="Where the results go.")
 @json_option
-def predict(inputs: tuple[str, ...], model: str, out: str, as_json: bool) -> int:
+def predict(inputs: tuple[str, ...], model: str | None, out: str, as_json: bool) -> int:
     """Segment and classify images; masks have the size of their image."""
+    if model is None:
+        from busmt.released import released_model
+
+        model = str(released_model())
+        say(f"model: {model}")
     if Path(model).suffix != ".tflite":  # which needs no TensorFlow
         quiet_start()
     from busmt.config import CLASSES

@@ -69,6 +69,7 @@ def export_run(
     formats: Sequence[str] = FORMATS,
     progress: Callable[[str], None] | None = None,
     force: bool = False,
+    only: Sequence[str] = VARIANTS,
 ) -> Export:
     """Export a finished run and check each format against Keras on real images.
 
@@ -85,6 +86,7 @@ def export_run(
         formats: of `FORMATS`.
         progress: called with a line of text at each stage.
         force: write the variants that lose too much, too.
+        only: the variants of TFLite files to judge and write.
 
     Raises:
         ExportError: unknown format, a conversion that fails, or an export that disagrees with Keras; then
@@ -109,7 +111,7 @@ def export_run(
             for result in parity:
                 require(result)
             card = _card(run, network)
-            judged = _write_variants(run, network, draft, reference, force, say) if "tflite" in formats else []
+            judged = _write_variants(run, network, draft, reference, force, say, only) if TFLITE in formats else []
             written = [row for row in judged if (draft / variant_file(row.variant)).exists()]
             _complete(draft, written, card)
             files = _publish(draft, folder, formats, written)
@@ -240,17 +242,29 @@ _WRITERS: dict[str, Callable[..., list[Parity]]] = {"savedmodel": _saved_model, 
 
 
 def _write_variants(
-    run: Run, network: Any, draft: Path, reference: Forward, force: bool, say: Callable[[str], None]
+    run: Run,
+    network: Any,
+    draft: Path,
+    reference: Forward,
+    force: bool,
+    say: Callable[[str], None],
+    only: Sequence[str],
 ) -> list[Fidelity]:
-    """Judge the float32 file; write the other variants beside it, except those that lose too much, unless forced."""
+    """Make the variants that are wanted from the float32 file; keep those that lose little enough, or all if forced."""
     size = int(network.input_shape[1])
     cases, source = variants.truth_cases(run, size, _reported_part(run))
     reported = Comparison(cases, reference)
     content = (draft / TFLITE_FILE).read_bytes()
-    made: list[tuple[str, bytes, tuple[str, ...]]] = [(VARIANTS[0], content, ())]
-    made.append(("float16", half(content), ()))
-    quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
-    for variant in QUANTISED:
+    if VARIANTS[0] not in only:
+        (draft / TFLITE_FILE).unlink()
+    whole = {VARIANTS[0]: lambda: content, "float16": lambda: half(content)}
+    made: list[tuple[str, bytes, tuple[str, ...]]] = [
+        (name, make(), ()) for name, make in whole.items() if name in only
+    ]
+    wanted = [variant for variant in QUANTISED if variant in only]
+    if wanted:
+        quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
+    for variant in wanted:
         say(f"writing tflite {variant}: which parts of the network stay in float is chosen on validation images")
         made.append((variant, *variants.choose(quantiser, variant, validation, say)))
     say(f"judging the variants on {len(cases)} images: {source}")

@@ -6,6 +6,7 @@ Sections after Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,16 @@ _NOT_INTENDED = (
 _TASKS = {"both": "Lesion mask and class", "mask": "Lesion mask", "label": "Class"}
 
 
-def write_card(run: Run, folder: str | os.PathLike[str] | None = None) -> list[Path]:
+def write_card(
+    run: Run, folder: str | os.PathLike[str] | None = None, pooled: Mapping[str, Any] | None = None
+) -> list[Path]:
     """Write model_card.md and model_card.json.
 
     Args:
-        run: an evaluated run.
+        run: an evaluated run, or one that was trained on all images and has no test part.
         folder: where to; default the run's folder.
+        pooled: metrics of the cross-validation that stands for the test of a run without test part, as
+            `busmt.training.crossval.metrics_for` gives them.
 
     Returns:
         The two files.
@@ -52,15 +57,15 @@ def write_card(run: Run, folder: str | os.PathLike[str] | None = None) -> list[P
     """
     folder = Path(folder) if folder else run.path
     folder.mkdir(parents=True, exist_ok=True)
-    card = build_card(run)
+    card = build_card(run, pooled)
     write_json(folder / JSON_FILE, card)
     write_atomically(folder / MARKDOWN_FILE, template("model_card.md").render(card=card).encode())
     return [folder / MARKDOWN_FILE, folder / JSON_FILE]
 
 
-def build_card(run: Run) -> dict[str, Any]:
+def build_card(run: Run, pooled: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The card as plain dictionaries; see `write_card`."""
-    home, externals = read_home([run]), read_externals(run)
+    home, externals = pooled or read_home([run]).metrics, read_externals(run)
     facts = narrative.run_facts(run)
     fitted = facts["calibration"]
     return {
@@ -95,15 +100,15 @@ def build_card(run: Run) -> dict[str, Any]:
             "parameters": facts["parameters"],
             "configuration": run.config.to_dict(),
         },
-        "protocol": narrative.protocol_sentences([facts]),
-        "metrics": [_metrics(home.metrics), *(_metrics(external.metrics) for external in externals)],
-        "limitations": narrative.limitations([facts], home.metrics, [external.metrics for external in externals]),
+        "protocol": narrative.protocol_sentences([facts], pooled),
+        "metrics": [_metrics(home), *(_metrics(external.metrics) for external in externals)],
+        "limitations": narrative.limitations([facts], home, [external.metrics for external in externals]),
         "versions": facts["versions"],
         "source_commit": facts["git"],
         "hashes": {
             "network_sha256": model_hash(run.model_path),
             "curated_images_sha256": facts["fingerprint"],
-            "tested_images_sha256": home.metrics["provenance"]["data_fingerprint"],
+            "tested_images_sha256": home["provenance"]["data_fingerprint"],
         },
     }
 
@@ -116,7 +121,7 @@ def _output(network: dict[str, Any]) -> str:
     return both if network["refinement"] == "none" else agree
 
 
-def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     source = metrics["provenance"]
     return {
         "cohort": source["cohort"],

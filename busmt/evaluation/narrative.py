@@ -55,8 +55,9 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def protocol_sentences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the numbers came about, for one run or for the runs of several folds."""
+def protocol_sentences(facts: Sequence[Mapping[str, Any]], pooled: Mapping[str, Any] | None = None) -> list[str]:
+    """How the numbers came about, for one run, for the runs of several folds, or for a run without a test part whose
+    figures are those of a cross-validation (`pooled`)."""
     first = facts[0]
     counts = ", ".join(f"{count} {name}" for name, count in first["counts"].items())
     removed = sum(first["removed"].values())
@@ -67,7 +68,7 @@ def protocol_sentences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"Cohort: {source}. {first['images']} images ({counts}) in {first['groups']} groups.{curated} "
         f"A group unites {groups} and is never split.",
-        _split_sentence(facts),
+        _pooled_sentence(first, pooled) if pooled else _split_sentence(facts),
         _network_sentence(facts),
         "Masks are scored on each image's own pixel grid. Dice and the other mask measures are means over images with "
         "a lesion: a missed lesion counts as 0, and an empty mask on a normal image is not counted as a success. "
@@ -133,9 +134,10 @@ def limitations(
         count = home["class_counts"][name]
         if count < _SMALL:
             notes.append(f"Only {count} {name} images were tested: see the width of the intervals.")
-    if len(facts) < first["folds"]:
-        verb = "was" if len(facts) == 1 else "were"
-        notes.append(f"{len(facts)} of {first['folds']} folds {verb} tested; another fold gives other figures.")
+    tested = len(home["cross_validation"]["folds"]) if "cross_validation" in home else len(facts)
+    if tested < first["folds"]:
+        verb = "was" if tested == 1 else "were"
+        notes.append(f"{tested} of {first['folds']} folds {verb} tested; another fold gives other figures.")
     if len({fact["training"]["seed"] for fact in facts}) < 2:
         notes.append("One training seed: how much the figures vary from training to training was not measured.")
     missed = home["segmentation"]["missed"]
@@ -172,6 +174,17 @@ def _removed(path: Path) -> dict[str, int]:
     decisions = read_table(path, keep_default_na=False)
     rules = decisions.loc[decisions["decision"] == "removed", "rule"].value_counts()
     return {str(rule): int(count) for rule, count in rules.items()}
+
+
+def _pooled_sentence(facts: Mapping[str, Any], pooled: Mapping[str, Any]) -> str:
+    parts, done = facts["parts"], pooled["cross_validation"]["folds"]
+    return (
+        f"This network was trained on {parts['train']} images; {parts['validation']} others picked the checkpoint and "
+        "fitted mask threshold, temperature and referral threshold. No image was left to test it: the figures are "
+        f"those of {len(done)} networks of the same configuration, each trained with another of {facts['folds']} folds "
+        f"held out (stratified by class, no group in two of them, split seed {facts['folds_seed']}) and tested on that "
+        f"fold, {pooled['images']} images in all, each once."
+    )
 
 
 def _split_sentence(facts: Sequence[Mapping[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from busmt.data.folds import read_folds
 from busmt.data.images import write_json
 from busmt.errors import ConfigError, DataError, RunError
 from busmt.evaluation.compare import fold_by_fold, system_of
+from busmt.evaluation.evaluate import home_cohort
 from busmt.evaluation.protocol import (
     METRICS_FILE,
     Evaluation,
@@ -181,6 +183,31 @@ def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = Non
     }
     write_metrics(evaluation.metrics, folder / METRICS_FILE)
     return CrossValidation(folder.name, folder, done, missing, evaluation)
+
+
+def metrics_for(run: Run, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The pooled metrics of a cross-validation, to stand for the test of a run that holds no fold out.
+
+    Raises:
+        DataError: no fold file, or one that is damaged.
+        RunError: the run has a test part of its own, or differs from the folds in its data or in a setting other than
+            the fold.
+    """
+    if run.config.folds.fold is not None:
+        raise RunError(f"{run.path}: holds fold {run.config.folds.fold} out; its own test part says how good it is")
+    outcome, config = pool_folds(folder), portable(run.config)
+    file = fold_file(outcome.folder, outcome.done[0])
+    _require_same(read_fold(file), config, file)
+    metrics, facts = outcome.evaluation.metrics, outcome.evaluation.metrics["cross_validation"]
+    if facts["data_fingerprint"] != run.environment().get("data", {}).get("fingerprint"):
+        raise RunError(f"{file}: made from other data than {run.path}")
+    metrics["provenance"] = {
+        "cohort": home_cohort(run),
+        "part": "cross-validation",
+        "created": datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        "data_fingerprint": facts["data_fingerprint"],
+    }
+    return metrics
 
 
 def fold_numbers(config: Config) -> list[int]:

@@ -89,6 +89,17 @@ def test_a_run_without_a_test_part_is_judged_on_validation_images_and_says_so(ru
     assert {row.images for row in result.variants} == {len(run.part("validation"))}
 
 
+def test_only_the_variants_that_are_asked_for_are_written(run, tmp_path):
+    arguments = [str(run.path), "--to", str(tmp_path / "out"), "--format", "tflite", "--variant", "float16", "--json"]
+    answer = CliRunner().invoke(export_command, [*arguments, "--force"], standalone_mode=False)
+    assert answer.return_value == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.tflite")] == ["model-float16.tflite"]
+    assert [row["variant"] for row in json.loads(answer.stdout)["variants"]] == ["float16"]
+    golden_of = {path.name for path in (tmp_path / "out" / "golden").iterdir()}
+    assert golden_of
+    assert Predictor.load(tmp_path / "out" / "model-float16.tflite").checked
+
+
 @pytest.mark.slow
 def test_what_loses_too_much_is_not_written_without_force(run, quick, tmp_path, monkeypatch):
     """Nor does it stay there from an earlier export."""

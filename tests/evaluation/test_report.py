@@ -159,6 +159,20 @@ def test_removed_images_are_told(runs):
         (runs[0].path / "decisions.csv").unlink()
 
 
+def test_the_card_of_a_run_on_all_images_has_the_figures_of_a_cross_validation(runs, tmp_path):
+    pooled = read_home(runs).metrics | {"cross_validation": {"folds": [0, 1]}}
+    pooled["provenance"] |= {"part": "cross-validation"}
+    markdown, data = write_card(runs[0], tmp_path, pooled)
+    card, text = json.loads(data.read_text()), markdown.read_text()
+    assert card["metrics"][0]["part"] == "cross-validation"
+    assert f"### discs, cross-validation: {pooled['images']} images" in text
+    assert "No image was left to test it: the figures are those of 2 networks of the same configuration" in text
+    for line in headline(pooled):
+        if line.main:
+            assert f"| {line.name} | {line.value} | {line.interval} |" in text
+    assert not any("folds was tested" in note for note in card["limitations"])
+
+
 def test_model_card_has_no_holes(runs, tmp_path):
     markdown, data = write_card(runs[0], tmp_path)
     card = json.loads(data.read_text())

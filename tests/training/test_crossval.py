@@ -21,7 +21,15 @@ from busmt.config import Config
 from busmt.errors import DataError, RunError
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.evaluation.protocol import evaluate_table, read_evaluation
-from busmt.training.crossval import cross_validate, fold_numbers, fold_table, pool_folds, portable, read_fold
+from busmt.training.crossval import (
+    cross_validate,
+    fold_numbers,
+    fold_table,
+    metrics_for,
+    pool_folds,
+    portable,
+    read_fold,
+)
 from busmt.training.prepare import prepare_run
 
 
@@ -155,6 +163,24 @@ def test_only_the_missing_fold_is_computed(finished, config, tmp_path):
     assert "fold 1" not in said
     assert (tmp_path / "runs" / "discs-fold0").is_dir()
     assert outcome.evaluation.metrics["segmentation"] == before.evaluation.metrics["segmentation"]
+
+
+def test_it_stands_for_the_test_of_a_run_on_all_images_with_the_same_settings_alone(finished, config, tmp_path):
+    place, outcome = finished
+    folder = place / "results" / "discs"
+    everything = prepare_run(config.replace({"folds": {"fold": None}}), tmp_path / "everything")
+    metrics = metrics_for(everything, folder)
+    assert metrics["provenance"]["part"] == "cross-validation"
+    assert metrics["provenance"]["cohort"] == "discs"
+    assert metrics["segmentation"] == outcome.evaluation.metrics["segmentation"]
+    with pytest.raises(RunError, match="holds fold 0 out"):
+        metrics_for(prepare_run(config, tmp_path / "fold"), folder)
+    other = config.replace({"folds": {"fold": None}, "training": {"epochs": 3}})
+    with pytest.raises(RunError, match=r"training\.epochs"):
+        metrics_for(prepare_run(other, tmp_path / "other"), folder)
+    everything.write_json("environment.json", everything.environment() | {"data": {"fingerprint": "0"}})
+    with pytest.raises(RunError, match="other data"):
+        metrics_for(everything, folder)
 
 
 def test_results_from_two_places_are_merged(finished, tmp_path):
