@@ -98,9 +98,8 @@ def _parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The folds table of the first run, with the part that each image has for all members together."""
     together = tables[0].copy()
     own = np.stack([table.set_index("image_id").loc[together["image_id"], "part"].to_numpy(str) for table in tables])
-    together["part"] = np.select(
-        [(own == part).any(axis=0) for part in ("train", "validation")], ["train", "validation"], "test"
-    )
+    order = list(PARTS[:2])  # train before validation
+    together["part"] = np.select([(own == part).any(axis=0) for part in order], order, PARTS[2])
     return together
 
 
