@@ -14,14 +14,16 @@ from busmt.errors import ConfigError
     epilog="""\b
 Examples:
   busmt ensemble runs/p1-fold0 runs/p1-fold1 runs/p1-fold2 --name p1-ensemble
+  busmt ensemble runs/busi --mirror --name busi-mirror
   busmt evaluate runs/p1-ensemble --data path/to/BUS-BRA
 """
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN…")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @click.option("--name", required=True, help="Of the new run.")
 @click.option("--runs", "parent", default="runs", show_default=True, metavar="DIR", help="Where its folder goes.")
+@click.option("--mirror", is_flag=True, help="Average over each image and its mirror image as well; twice the time.")
 @json_option
-def ensemble(runs: tuple[Path, ...], name: str, parent: str, as_json: bool) -> None:
+def ensemble(runs: tuple[Path, ...], name: str, parent: str, mirror: bool, as_json: bool) -> None:
     """Put finished runs on the same images together: one network that averages theirs.
 
     The new run is used as any other: predict, evaluate, serve. It takes as long as its members together. Images that
@@ -33,9 +35,12 @@ def ensemble(runs: tuple[Path, ...], name: str, parent: str, as_json: bool) -> N
 
     if Path(name).name != name:
         raise ConfigError(f"--name {name}: must be a plain name; use --runs DIR for its place")
-    made = make_ensemble([Run.open(run) for run in runs], Path(parent) / name)
+    made = make_ensemble([Run.open(run) for run in runs], Path(parent) / name, mirror)
     parts = made.folds()["part"].value_counts()
     if as_json:
         print_json({"run": str(made.path), "members": [str(run) for run in runs], "parts": parts.to_dict()})
         return
-    say(f"{made.path}: average of {len(runs)} networks; {parts.get('test', 0)} images that none of them has seen")
+    views = " and of mirror images" if mirror else ""
+    say(
+        f"{made.path}: average of {len(runs)} networks{views}; {parts.get('test', 0)} images that none of them has seen"
+    )

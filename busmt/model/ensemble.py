@@ -1,42 +1,74 @@
-"""Several finished networks as one: their logits are averaged, and refined once."""
+"""Several finished networks, or views of an image, as one network: logits are averaged, and refined once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from busmt.config import IMAGE_INPUT, LABEL_LOGITS_OUTPUT, MASK_LOGITS_OUTPUT
 from busmt.model.outputs import REFINEMENT_LAYER, finish
 
 
-def average(networks: Sequence[keras.Model], refinement: str) -> keras.Model:
+@keras.saving.register_keras_serializable(package="busmt")
+class Mirror(layers.Layer):
+    """An image or map with left and right exchanged.
+
+    Input shape:
+        (B, H, W, C).
+
+    Output shape:
+        As the input.
+
+    Example:
+        >>> Mirror()(ops.reshape(ops.arange(3), (1, 1, 3, 1)))[0, 0, :, 0].numpy().tolist()
+        [2, 1, 0]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        return ops.flip(inputs, axis=2)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return tuple(input_shape)
+
+
+def average(networks: Sequence[keras.Model], refinement: str, mirror: bool = False) -> keras.Model:
     """A network whose logits are the means of those of its members.
 
     Each weight of the last layer (see `busmt.model.outputs.REFINEMENT_LAYER`), learned or fitted, is the mean of the
     members', so that mask and class agree as they do in a single network.
 
     Args:
-        networks: two or more, of one input size, with the same tasks and kind of refinement.
+        networks: of one input size, with the same tasks and kind of refinement; two or more, or one with `mirror`.
         refinement: that kind; see `busmt.config.NetworkConfig`.
+        mirror: average over the image and its mirror image as well (test-time augmentation); twice the time.
 
     Returns:
         A model with the inputs and outputs of its members.
     """
     image = keras.Input(networks[0].input_shape[1:], name=IMAGE_INPUT)
     names = [name for name in (MASK_LOGITS_OUTPUT, LABEL_LOGITS_OUTPUT) if name in networks[0].output]
-    members = [
-        keras.Model(network.input, [network.output[name] for name in names], name=f"member{number}")(image)
-        for number, network in enumerate(networks)
-    ]
+    answers = []
+    for number, network in enumerate(networks):
+        member = keras.Model(network.input, [network.output[name] for name in names], name=f"member{number}")
+        answers.append(member(image))
+        if mirror:
+            turned = zip(names, member(Mirror(name=f"mirror{number}")(image)), strict=True)
+            answers.append([_back(name, value, number) for name, value in turned])
     means = [
         layers.Average(name=f"mean_{name}")(parts)
-        for name, parts in zip(names, zip(*members, strict=True), strict=True)
+        for name, parts in zip(names, zip(*answers, strict=True), strict=True)
     ]
     logits = dict(zip(names, means, strict=True))
     model = finish(image, logits.get(MASK_LOGITS_OUTPUT), logits.get(LABEL_LOGITS_OUTPUT), refinement)
     last = [network.get_layer(REFINEMENT_LAYER).get_weights() for network in networks]
     model.get_layer(REFINEMENT_LAYER).set_weights([np.mean(values, axis=0) for values in zip(*last, strict=True)])
     return model
+
+
+def _back(name: str, value: Any, number: int) -> Any:
+    """What a network says of the mirror image, for the image itself."""
+    return Mirror(name=f"mirror_back{number}")(value) if name == MASK_LOGITS_OUTPUT else value

@@ -10,6 +10,7 @@ from keras import layers
 from busmt.config import IMAGE_INPUT, LABEL_OUTPUT, MASK_OUTPUT, OURS, NetworkConfig
 from busmt.model import baselines, pretrained
 from busmt.model import blocks as blocks  # registers its layers, for networks that are loaded
+from busmt.model import ensemble as ensemble
 from busmt.model.attention import AttentionGate
 from busmt.model.decoder import decode, segment
 from busmt.model.encoders import encode

@@ -24,7 +24,7 @@ _SAME = ("input_size", "tasks", "refinement")
 """Settings of the network in which members must agree."""
 
 
-def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Run:
+def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str], mirror: bool = False) -> Run:
     """Write a run folder with the average of finished runs on the same images.
 
     An image is in the part "train" if any member was trained on it, else in "validation" if it helped any member to
@@ -32,8 +32,9 @@ def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Run:
     none, and are tested on other cohorts alone.
 
     Args:
-        runs: two or more.
+        runs: two or more, or one with `mirror`.
         folder: the new run folder.
+        mirror: average over each image and its mirror image as well.
 
     Raises:
         RunError: the folder exists, there are fewer than two runs, one is not finished, or they differ in their
@@ -42,16 +43,17 @@ def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Run:
     folder = Path(folder)
     if folder.exists():
         raise RunError(f"{folder}: exists already; choose another --name")
-    if len(runs) < 2:
-        raise RunError("an ensemble has at least two members; give two or more runs")
+    if len(runs) < 2 and not mirror:
+        raise RunError("an ensemble has at least two members; give two or more runs, or --mirror")
     _require_alike(runs)
     first, catalog = runs[0], runs[0].catalog()
     parts = _parts([run.folds() for run in runs])
     held = first.config.folds.fold if (parts["part"] == "test").any() else None
     config = first.config.replace({"folds": {"fold": held}})
-    network = average([load_network(run.model_path) for run in runs], config.network.refinement)
+    network = average([load_network(run.model_path) for run in runs], config.network.refinement, mirror)
     hours = [run.environment().get("cpu_seconds") for run in runs]
     record: dict[str, Any] = describe(config, catalog) | {
+        "mirror": mirror,
         "ensemble": [
             {
                 "run": run.name,
@@ -60,7 +62,7 @@ def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Run:
                 "sha256": file_hash(run.model_path),
             }
             for run in runs
-        ]
+        ],
     }
     if None not in hours:
         record["cpu_seconds"] = round(sum(hours), 1)

@@ -76,6 +76,18 @@ def test_seeds_of_one_fold_keep_its_test_part_and_twins_say_what_each_says(tiny_
     )
 
 
+def test_an_image_and_its_mirror_image_get_mirrored_answers(tiny_run_folder, tmp_path):
+    made = make_ensemble([Run.open(tiny_run_folder)], tmp_path / "mirror", mirror=True)
+    assert made.environment()["mirror"] is True
+    network, image = load_network(made.model_path), np.random.default_rng(2).random((2, 64, 64, 1), np.float32)
+    one, other = network.predict_on_batch(image), network.predict_on_batch(image[:, :, ::-1])
+    np.testing.assert_allclose(one["mask"], other["mask"][:, :, ::-1], atol=1e-5)
+    np.testing.assert_allclose(one["label"], other["label"], atol=1e-5)
+    single = load_network(tiny_run_folder / "model.keras")
+    parts = [single.predict_on_batch(view)["label_logits"] for view in (image, image[:, :, ::-1])]
+    np.testing.assert_allclose(one["label_logits"], np.mean(parts, axis=0), atol=1e-4)
+
+
 def test_the_command_says_what_is_left_to_test(members, tmp_path):
     arguments = [*(str(run.path) for run in members), "--name", "both", "--runs", str(tmp_path)]
     answer = CliRunner().invoke(ensemble, arguments, standalone_mode=False)
