@@ -194,7 +194,7 @@ class NetworkConfig:
     attention: bool = option(True, "additive attention gates on the skip connections")
     lesion_shape: bool = option(
         False,
-        "show the class head size, orientation, compactness and margin of the predicted mask; on in small and base",
+        "show the class head size, orientation, compactness and margin of the predicted mask",
     )
     refinement: str = option(
         "ours",
@@ -352,12 +352,11 @@ _PRESET_OVERRIDES: dict[str, dict[str, Any]] = {
             "input_size": 160,
             "decoder_width": 24,
             "dropout": 0.3,
-            "lesion_shape": True,
         },
-        "training": {"epochs": 28},
+        "training": {"epochs": 40},
     },
     "base": {
-        "network": {"input_size": 256, "width": 32, "depth": 4, "lesion_shape": True},
+        "network": {"input_size": 256, "width": 32, "depth": 4},
         "training": {"epochs": 150, "batch_size": 8, "patience": 40},
     },
 }

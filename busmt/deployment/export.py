@@ -299,12 +299,19 @@ def _quantiser(run: Run, content: bytes, size: int) -> Quantiser:
 
 
 def _validation(run: Run, size: int, reference: Forward) -> Comparison:
-    return Comparison(variants.truth_cases(run, size, "validation")[0], reference)
+    return Comparison(variants.truth_cases(run, size, _chosen_on(run))[0], reference)
 
 
 def _reported_part(run: Run) -> str:
-    """The part that exports are measured on; a run without a test part lends its validation images."""
-    return "test" if run.config.folds.fold is not None else "validation"
+    """The part that exports are measured on: a run without a test part lends its validation images, and an average of
+    networks that have seen all images its training images. Exports are compared with Keras first of all."""
+    there = set(run.folds()["part"])
+    return next(part for part in ("test", "validation", "train") if part in there)
+
+
+def _chosen_on(run: Run) -> str:
+    """The part on which it is chosen what stays in float."""
+    return "validation" if (run.folds()["part"] == "validation").any() else "train"
 
 
 def _complete(draft: Path, written: list[Fidelity], card: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Several finished networks, or views of an image, as one network: logits are averaged, and refined once."""
+"""Several finished networks as one network: their answers averaged, or their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -64,9 +64,51 @@ def average(networks: Sequence[keras.Model], refinement: str, mirror: bool = Fal
     ]
     logits = dict(zip(names, means, strict=True))
     model = finish(image, logits.get(MASK_LOGITS_OUTPUT), logits.get(LABEL_LOGITS_OUTPUT), refinement)
-    last = [network.get_layer(REFINEMENT_LAYER).get_weights() for network in networks]
-    model.get_layer(REFINEMENT_LAYER).set_weights([np.mean(values, axis=0) for values in zip(*last, strict=True)])
+    _set_means(model.get_layer(REFINEMENT_LAYER), [network.get_layer(REFINEMENT_LAYER) for network in networks])
     return model
+
+
+def soup(networks: Sequence[keras.Model], batches: Iterable[Any]) -> keras.Model:
+    """A network of the size of one member, whose weights are the means of the members' (Wortsman et al., ICML 2022).
+
+    This works for networks that set out from the same weights and have not gone far apart: between them, their mean
+    is as good as the average of their answers, at the cost of one. The statistics of batch normalisation are no such
+    mean, because they belong to the features of each member; they are taken anew, over all batches alike.
+
+    Args:
+        networks: two or more of one architecture. The first one is changed and returned.
+        batches: network inputs (B, S, S, 1) as in training, some dozens of batches.
+
+    Raises:
+        ValueError: no batch.
+    """
+    model = networks[0]
+    _set_means(model, networks)
+    norms = list(_norms(model))
+    momenta, count = [layer.momentum for layer in norms], 0
+    for count, batch in enumerate(batches, start=1):
+        for layer in norms:
+            layer.momentum = (count - 1) / count  # of equal weight for all batches
+        model(batch, training=True)
+    if not count:
+        raise ValueError("no batch to take the statistics of batch normalisation from")
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    return model
+
+
+def _norms(model: keras.Model) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _norms(layer)
+        elif isinstance(layer, layers.BatchNormalization):
+            yield layer
+
+
+def _set_means(target: Any, sources: Sequence[Any]) -> None:
+    """Give a layer or model the mean of each weight of others like it."""
+    weights = [source.get_weights() for source in sources]
+    target.set_weights([np.mean(values, axis=0) for values in zip(*weights, strict=True)])
 
 
 def _back(name: str, value: Any, number: int) -> Any:

@@ -1,20 +1,23 @@
-"""Finished runs put together into one run whose network averages theirs."""
+"""Finished runs put together into one run: the average of their answers, or of their weights."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from busmt.config import Config
+from busmt.data.catalog import Catalog
 from busmt.data.folds import PARTS, write_folds
 from busmt.data.images import file_hash
+from busmt.data.pipeline import steps_per_epoch, training_dataset
 from busmt.errors import RunError
-from busmt.model.ensemble import average
+from busmt.model.ensemble import average, soup
 from busmt.prediction import load_network
 from busmt.training.environment import describe
 from busmt.training.run import CALIBRATION, CATALOG, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, MODEL, Run, draft_folder
@@ -24,7 +27,9 @@ _SAME = ("input_size", "tasks", "refinement")
 """Settings of the network in which members must agree."""
 
 
-def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str], mirror: bool = False) -> Run:
+def make_ensemble(
+    runs: Sequence[Run], folder: str | os.PathLike[str], *, mirror: bool = False, weights: bool = False
+) -> Run:
     """Write a run folder with the average of finished runs on the same images.
 
     An image is in the part "train" if any member was trained on it, else in "validation" if it helped any member to
@@ -35,25 +40,35 @@ def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str], mirror: b
         runs: two or more, or one with `mirror`.
         folder: the new run folder.
         mirror: average over each image and its mirror image as well.
+        weights: average the weights instead of the answers; see `busmt.model.ensemble.soup`. The statistics of batch
+            normalisation come from one epoch of the training images of all members, balanced and augmented as in
+            training.
 
     Raises:
         RunError: the folder exists, there are fewer than two runs, one is not finished, or they differ in their
-            images or in what their networks take and give.
+            images or in what their networks take and give; with `weights`, also in the network or in the seed or start
+            that their weights set out from.
     """
     folder = Path(folder)
     if folder.exists():
         raise RunError(f"{folder}: exists already; choose another --name")
     if len(runs) < 2 and not mirror:
         raise RunError("an ensemble has at least two members; give two or more runs, or --mirror")
-    _require_alike(runs)
+    if weights and mirror:
+        raise RunError("mirror images are averaged with answers, not with weights: make two runs, one from the other")
+    _require_alike(runs, weights)
     first, catalog = runs[0], runs[0].catalog()
     parts = _parts([run.folds() for run in runs])
     held = first.config.folds.fold if (parts["part"] == "test").any() else None
     config = first.config.replace({"folds": {"fold": held}})
-    network = average([load_network(run.model_path) for run in runs], config.network.refinement, mirror)
+    networks = [load_network(run.model_path) for run in runs]
+    if weights:
+        network = soup(networks, _inputs(catalog, parts, config))
+    else:
+        network = average(networks, config.network.refinement, mirror)
     hours = [run.environment().get("cpu_seconds") for run in runs]
     record: dict[str, Any] = describe(config, catalog) | {
-        "mirror": mirror,
+        "averaged": "weights" if weights else "answers, also of mirror images" if mirror else "answers",
         "ensemble": [
             {
                 "run": run.name,
@@ -83,7 +98,14 @@ def make_ensemble(runs: Sequence[Run], folder: str | os.PathLike[str], mirror: b
     return Run.open(folder)
 
 
-def _require_alike(runs: Sequence[Run]) -> None:
+def _inputs(catalog: Catalog, parts: pd.DataFrame, config: Config) -> Iterator[np.ndarray]:
+    """One epoch of training batches, (B, S, S, 1), of all images that a member was trained on."""
+    trained = catalog.select(parts["image_id"][parts["part"] == "train"])
+    batches = training_dataset(trained, config).take(steps_per_epoch(trained, config))
+    return (image for image, _ in batches.as_numpy_iterator())
+
+
+def _require_alike(runs: Sequence[Run], weights: bool) -> None:
     first = runs[0]
     data = [run.environment().get("data", {}).get("fingerprint") for run in runs]
     for run, fingerprint in zip(runs, data, strict=True):
@@ -94,6 +116,18 @@ def _require_alike(runs: Sequence[Run]) -> None:
             own, other = getattr(run.config.network, key), getattr(first.config.network, key)
             if own != other:
                 raise RunError(f"{run.path}: network.{key} is {own!r}, and {other!r} in {first.path}")
+        if weights:
+            _require_one_start(run, first)
+
+
+def _require_one_start(run: Run, first: Run) -> None:
+    here, there = (one.config.to_dict() for one in (run, first))
+    for section, key in [*(("network", key) for key in here["network"]), ("training", "seed"), ("training", "start")]:
+        if here[section][key] != there[section][key]:
+            raise RunError(
+                f"{run.path}: {section}.{key} is {here[section][key]!r}, and {there[section][key]!r} in {first.path}; "
+                "weights can be averaged where networks set out from the same ones"
+            )
 
 
 def _parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

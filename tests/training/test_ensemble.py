@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from busmt.cli.ensemble import ensemble
 from busmt.data.folds import read_folds, write_folds
+from busmt.data.pipeline import steps_per_epoch, training_dataset
 from busmt.errors import RunError
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.model.outputs import REFINEMENT_LAYER
@@ -39,6 +40,13 @@ def members(tiny_run_folder, tmp_path_factory):
     config = Run.open(folder).config.replace({"folds": {"fold": 1}, "training": {"seed": 3}})
     config.to_yaml(folder / "config.yaml")
     return [Run.open(tiny_run_folder), Run.open(folder)]
+
+
+@pytest.fixture(scope="module")
+def same_start(members):
+    """The members as if they had set out from the same weights."""
+    first, second = members
+    return [first, Run(second.path, second.config.replace({"training": {"seed": first.config.training.seed}}))]
 
 
 def test_logits_are_the_means_and_mask_and_class_agree(members, tmp_path):
@@ -78,7 +86,7 @@ def test_seeds_of_one_fold_keep_its_test_part_and_twins_say_what_each_says(tiny_
 
 def test_an_image_and_its_mirror_image_get_mirrored_answers(tiny_run_folder, tmp_path):
     made = make_ensemble([Run.open(tiny_run_folder)], tmp_path / "mirror", mirror=True)
-    assert made.environment()["mirror"] is True
+    assert made.environment()["averaged"] == "answers, also of mirror images"
     network, image = load_network(made.model_path), np.random.default_rng(2).random((2, 64, 64, 1), np.float32)
     one, other = network.predict_on_batch(image), network.predict_on_batch(image[:, :, ::-1])
     np.testing.assert_allclose(one["mask"], other["mask"][:, :, ::-1], atol=1e-5)
@@ -88,11 +96,36 @@ def test_an_image_and_its_mirror_image_get_mirrored_answers(tiny_run_folder, tmp
     np.testing.assert_allclose(one["label_logits"], np.mean(parts, axis=0), atol=1e-4)
 
 
+def test_averaged_weights_are_the_means_and_their_statistics_those_of_the_images(same_start, tmp_path):
+    made = make_ensemble(same_start, tmp_path / "soup", weights=True)
+    own, *others = (load_network(run.model_path) for run in (made, *same_start))
+    assert own.count_params() == others[0].count_params()
+    for layer in own.layers:
+        pairs = [other.get_layer(layer.name).get_weights() for other in others]
+        learned = 2 if isinstance(layer, keras.layers.BatchNormalization) else None
+        for value, *values in list(zip(layer.get_weights(), *pairs, strict=True))[:learned]:
+            np.testing.assert_allclose(value, np.mean(values, axis=0), atol=1e-6)
+    first = next(layer for layer in own.layers if isinstance(layer, keras.layers.BatchNormalization))
+    trained = made.part("train")
+    batches = training_dataset(trained, made.config).take(steps_per_epoch(trained, made.config))
+    features = keras.Model(own.input, first.input)
+    means = [np.asarray(features(image, training=True)).mean(axis=(0, 1, 2)) for image, _ in batches]
+    np.testing.assert_allclose(first.moving_mean, np.mean(means, axis=0), rtol=1e-3, atol=1e-4)
+    assert made.environment()["averaged"] == "weights"
+
+
+def test_weights_of_different_starts_are_not_averaged(members, tmp_path):
+    with pytest.raises(RunError, match=r"training\.seed is 3, and 0 .* set out from the same"):
+        make_ensemble(members, tmp_path / "soup", weights=True)
+    with pytest.raises(RunError, match="mirror images"):
+        make_ensemble(members, tmp_path / "soup", weights=True, mirror=True)
+
+
 def test_the_command_says_what_is_left_to_test(members, tmp_path):
     arguments = [*(str(run.path) for run in members), "--name", "both", "--runs", str(tmp_path)]
     answer = CliRunner().invoke(ensemble, arguments, standalone_mode=False)
     assert answer.exception is None
-    assert "average of 2 networks" in answer.stderr
+    assert "answers of 2 networks averaged; " in answer.stderr
     assert Predictor.load(tmp_path / "both").size == 64
 
 

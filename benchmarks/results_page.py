@@ -1,0 +1,120 @@
+"""Write the tables of results/README.md from the files beside it.
+
+    python benchmarks/results_page.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->
+    python benchmarks/results_page.py --check    # exit code 1 where the page does not say what the files say
+
+NAME is a folder that `busmt crossval` made, or one of metrics.json files of another cohort (`busmt evaluate RUN --data
+COHORT`), one row each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+_BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_ROWS: tuple[tuple[str, str, int], ...] = (
+    ("segmentation.measures.dice", "lesion Dice; a missed lesion counts 0", 3),
+    ("segmentation.measures.iou", "lesion IoU", 3),
+    ("segmentation.measures.hd95_px", "HD95 of lesions that were found, pixels of the image", 1),
+    ("normals.false_positive_rate", "normals with a lesion marked", 3),
+    ("classification.measures.accuracy", "accuracy", 3),
+    ("classification.measures.balanced_accuracy", "balanced accuracy", 3),
+    ("classification.measures.macro_f1", "macro F1", 3),
+    ("classification.measures.auroc_malignant", "AUROC, malignant against the rest", 3),
+    ("classification.measures.sensitivity_at_90_specificity", "sensitivity at 90 % specificity", 3),
+    ("classification.measures.specificity_at_90_sensitivity", "specificity at 90 % sensitivity", 3),
+    ("calibration.ece", "expected calibration error", 3),
+    ("for_comparison_only.dice_average", "Dice, a correctly empty normal counts 1 (for comparison only)", 3),
+)
+_FOLDS = {"dice": "lesion Dice", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    options = parser.parse_args()
+    page = RESULTS / "README.md"
+    old = page.read_text(encoding="utf-8")
+    new = _BLOCK.sub(lambda match: match[1] + table(match[2]) + match[3], old)
+    if options.check:
+        print("the page says what the files say" if new == old else f"{page}: out of date; run this without --check")
+        return int(new != old)
+    page.write_text(new, encoding="utf-8")
+    return 0
+
+
+def table(name: str) -> str:
+    """Markdown for one folder of results."""
+    folder = RESULTS / name
+    if any(folder.glob("fold_*.json")):
+        return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    return external_table(
+        {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    )
+
+
+def crossval_table(metrics: Mapping[str, Any]) -> str:
+    facts = metrics["cross_validation"]
+    counts = ", ".join(f"{count} {name}" for name, count in metrics["class_counts"].items() if count)
+    missing = f"; folds {', '.join(map(str, facts['missing']))} are missing" if facts["missing"] else ""
+    cost = f"; {facts['cpu_hours']:.1f} CPU hours of training" if facts["cpu_hours"] else ""
+    lesions = metrics["segmentation"]
+    lines = [
+        f"{len(facts['folds'])} folds{missing}: {metrics['images']} test images of {metrics['groups']} groups "
+        f"({counts}); {lesions['missed']} of {lesions['images']} lesions missed{cost}.",
+        "",
+        "| measure | all | 95 % interval |",
+        "|---|---|---|",
+    ]
+    for path, title, digits in _ROWS:
+        found = _find(metrics, path)
+        if found:
+            lines.append(
+                f"| {title} | {found['value']:.{digits}f} | {found['low']:.{digits}f} to {found['high']:.{digits}f} |"
+            )
+    heads = " | ".join(f"fold {fold}" for fold in facts["folds"])
+    lines += ["", f"| by fold | {heads} | mean ± SD |", "|---" * (len(facts["folds"]) + 2) + "|"]
+    for key, title in _FOLDS.items():
+        row = facts["by_fold"].get(key)
+        if row:
+            values = " | ".join(f"{value:.3f}" for value in row["folds"])
+            lines.append(f"| {title} | {values} | {row['mean']:.3f} ± {row['sd']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def external_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        "| network | lesion Dice | where something is marked | AUROC | lesions called normal |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in metrics.items():
+        cells = [
+            _interval(_find(found, "segmentation.measures.dice")),
+            f"{found['segmentation']['measures']['dice_if_marked']['value']:.3f}",
+            _interval(_find(found, "classification.measures.auroc_malignant")),
+            f"{sum(row[0] for row in found['classification']['confusion_as_said'])} of {found['images']}",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _find(metrics: Mapping[str, Any], path: str) -> Any:
+    value: Any = metrics
+    for key in path.split("."):
+        value = (value or {}).get(key)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
