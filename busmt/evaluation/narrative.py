@@ -52,6 +52,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "command": environment.get("command"),
         "started": environment.get("started"),
         "fingerprint": environment.get("data", {}).get("fingerprint"),
+        "members": environment.get("ensemble", []),
+        "averaged": environment.get("averaged"),
     }
 
 
@@ -177,13 +179,20 @@ def _removed(path: Path) -> dict[str, int]:
 
 
 def _pooled_sentence(facts: Mapping[str, Any], pooled: Mapping[str, Any]) -> str:
-    parts, done = facts["parts"], pooled["cross_validation"]["folds"]
+    parts, done, members = facts["parts"], pooled["cross_validation"]["folds"], facts["members"]
+    held = f"(stratified by class, no group in two of them, split seed {facts['folds_seed']})"
+    if members:
+        return (
+            f"This network averages the {facts['averaged']} of {len(members)} networks, each trained with another of "
+            f"{facts['folds']} folds held out {held}; between them they have seen all images. The figures are those "
+            f"of {len(done)} such networks by themselves, each tested on the fold that it had not seen, "
+            f"{pooled['images']} images in all, each once. The average itself was tested on other cohorts alone."
+        )
     return (
         f"This network was trained on {parts['train']} images; {parts['validation']} others picked the checkpoint and "
         "fitted mask threshold, temperature and referral threshold. No image was left to test it: the figures are "
         f"those of {len(done)} networks of the same configuration, each trained with another of {facts['folds']} folds "
-        f"held out (stratified by class, no group in two of them, split seed {facts['folds_seed']}) and tested on that "
-        f"fold, {pooled['images']} images in all, each once."
+        f"held out {held} and tested on that fold, {pooled['images']} images in all, each once."
     )
 
 
@@ -235,7 +244,11 @@ def _training_sentence(facts: Sequence[Mapping[str, Any]]) -> str:
     seeds = ", ".join(str(seed) for seed in sorted({fact["training"]["seed"] for fact in facts}))
     epochs = sorted({fact["epochs"] for fact in facts})
     length = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-    fitted = facts[0]["calibration"]
+    fitted, members = facts[0]["calibration"], facts[0]["members"]
+    if members:
+        return (
+            f"An average of {len(members)} trainings of at most {facts[0]['training']['epochs']} epochs (seed {seeds})."
+        )
     if len(facts) > 1 or "best_epoch" not in fitted:
         return f"Trained for {length} epochs (seed {seeds})."
     temperature = f"; temperature {fitted['temperature']:.2f}" if "temperature" in fitted else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from html.parser import HTMLParser
 
@@ -171,6 +172,17 @@ def test_the_card_of_a_run_on_all_images_has_the_figures_of_a_cross_validation(r
         if line.main:
             assert f"| {line.name} | {line.value} | {line.interval} |" in text
     assert not any("folds was tested" in note for note in card["limitations"])
+
+
+def test_the_card_of_an_average_says_that_it_is_one(runs, tmp_path):
+    pooled = read_home(runs).metrics | {"cross_validation": {"folds": [0, 1]}}
+    pooled["provenance"] |= {"part": "cross-validation"}
+    run = Run.open(shutil.copytree(runs[0].path, tmp_path / "average"))
+    members = [{"run": one.name, "fold": fold, "seed": 0, "sha256": "0" * 64} for fold, one in enumerate(runs)]
+    run.write_json("environment.json", run.environment() | {"ensemble": members, "averaged": "weights"})
+    text = write_card(run, tmp_path / "card", pooled)[0].read_text()
+    assert "This network averages the weights of 2 networks, each trained with another of" in text
+    assert "An average of 2 trainings of at most" in text
 
 
 def test_model_card_has_no_holes(runs, tmp_path):
