@@ -63,7 +63,6 @@ def write_saved_model(
         )
     size = int(network.input_shape[1])
     archive = keras.export.ExportArchive()
-    archive.track(network)
 
     def forward(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(image, training=False)

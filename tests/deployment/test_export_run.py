@@ -18,7 +18,7 @@ from busmt.deployment import export as export_module
 from busmt.deployment.export import export_run, parity_images
 from busmt.deployment.parity import Parity, compare, require
 from busmt.errors import ExportError, RunError
-from busmt.prediction import Predictor
+from busmt.prediction import Predictor, load_network
 from busmt.training.run import Run
 from busmt.trust import TFLITE_OPS, tflite_operations
 
@@ -145,6 +145,14 @@ assert "busmt" not in sys.modules
     for name in ("mask", "label"):
         np.testing.assert_allclose(default[name], expected[name], atol=1e-5)
         np.testing.assert_allclose(from_bytes[name], expected[name], atol=1e-4)
+
+
+def test_each_weight_is_saved_once(run, export):
+    checkpoint = tf.train.load_checkpoint(str(export.files["savedmodel"] / "variables" / "variables"))
+    shapes = [
+        shape for name, shape in checkpoint.get_variable_to_shape_map().items() if name.endswith("VARIABLE_VALUE")
+    ]
+    assert sum(int(np.prod(shape)) for shape in shapes) == load_network(run.model_path).count_params()
 
 
 def test_encoded_images_of_any_size_are_prepared_as_in_training(run, export, odd_images):
