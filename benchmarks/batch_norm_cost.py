@@ -67,7 +67,7 @@ def train_step(config: Any, fused: bool) -> Any:
     def step() -> None:
         trainer.train_on_batch(image, truth)
 
-    normalisation.fusible = there if fused else lambda layer, inputs: False  # asked while the step is traced
+    normalisation.fusible = there if fused else lambda inputs: False  # asked while the step is traced
     try:
         step()
         step()

@@ -30,7 +30,7 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        if not (training and self.trainable and mask is None and fusible(self, inputs)):
+        if not (training and self.trainable and mask is None and fusible(inputs)):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -44,6 +44,6 @@ class BatchNormalization(layers.BatchNormalization):
         return output
 
 
-def fusible(layer: layers.BatchNormalization, inputs: Any) -> bool:
+def fusible(inputs: Any) -> bool:
     """Whether TensorFlow's kernel does what the layer would."""
     return keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4 and inputs.dtype == "float32"

@@ -29,9 +29,9 @@ class LesionShape(layers.Layer):
        grid (total variation of p), in sides: about 0.24 for a disk, more for a lobed or frayed lesion;
     4. margin: `mean(p (1 - p)) / (mean(p) + 0.001)`, small for a sharp outline.
 
-    These are the descriptors of BI-RADS (size, orientation, shape, margin) that a mask can tell; a class head
-    that has learned grey levels of one scanner alone fails on the next, where these still hold. Gradients do not flow
-    into the mask: the class loss must not bend the outline.
+    These are the descriptors of BI-RADS (size, orientation, shape, margin) that a mask can tell, meant to hold where
+    grey levels of another scanner mislead. Gradients do not flow into the mask: the class loss must not bend the
+    outline.
 
     Input shape:
         mask logits (B, S, S, 1).
