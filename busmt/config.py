@@ -232,6 +232,19 @@ class TrainingConfig:
     ema: float = option(0.98, "decay of the weight average that is evaluated and kept; 0: none", low=0.0, high=0.99999)
     patience: int = option(20, "epochs without a better validation score before training stops", low=1)
     seed: int = option(0, "seed of weights, order and augmentation", low=0, high=2**31 - 1)
+    order_seed: int | None = option(
+        None,
+        "seed of order and augmentation alone; nothing (null): training.seed. Trainings that differ in it alone set out "
+        "from the same weights, so that their weights can be averaged",
+        low=0,
+        high=2**31 - 1,
+    )
+    members: int = option(
+        1,
+        "for busmt crossval: trainings of each fold, with order seeds of their own, whose weights are averaged",
+        low=1,
+        high=100,
+    )
     start: str | None = option(
         None, "finished run or .keras file whose weights the network starts from, where names and shapes agree"
     )

@@ -54,7 +54,8 @@ def training_dataset(
     length = epoch_length(catalog.labels, *_balance(config))
     labels = tf.constant(np.eye(len(CLASSES), dtype=np.float32)[catalog.labels])
     fetch = _fetcher(catalog, config.network.input_size, config.training.cache, progress)
-    seed, balance = config.training.seed, _balance(config)
+    training, balance = config.training, _balance(config)
+    seed = training.seed if training.order_seed is None else training.order_seed
     epochs = range(first_epoch, max(config.training.epochs, first_epoch + 1))
     orders = tf.constant(np.stack([epoch_order(catalog.labels, seed, epoch, *balance) for epoch in epochs]))
     noise = np.stack([position_hash(seed + 1, epoch, np.arange(length)) for epoch in epochs])
