@@ -234,8 +234,8 @@ class TrainingConfig:
     seed: int = option(0, "seed of weights, order and augmentation", low=0, high=2**31 - 1)
     order_seed: int | None = option(
         None,
-        "seed of order and augmentation alone; nothing (null): training.seed. Trainings that differ in it alone set out "
-        "from the same weights, so that their weights can be averaged",
+        "seed of order and augmentation alone; nothing (null): training.seed. Trainings that differ in it alone set "
+        "out from the same weights, which can therefore be averaged",
         low=0,
         high=2**31 - 1,
     )

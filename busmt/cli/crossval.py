@@ -18,6 +18,7 @@ from busmt.errors import ConfigError
 Examples:
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1 --fold 3 --fold 4
+  busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1x3 --members 3
   busmt crossval --name p1 --merge
   busmt crossval --data path/to/BUS-BRA --config p3.yaml --name p3 --json
   busmt crossval --data path/to/Dataset_BUSI_with_GT --model unet --name unet
@@ -38,6 +39,7 @@ Examples:
 )
 @click.option("--epochs", type=int, help="Largest number of epochs.")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
+@click.option("--members", type=int, help="Trainings of each fold whose weights are averaged. Default: 1.")
 @click.option("--start", metavar="RUN", help="Start every fold from the weights of this finished run.")
 @click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
 @click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")

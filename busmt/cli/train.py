@@ -31,6 +31,7 @@ _FLAGS = {
     "folds": ("folds", "file"),
     "fold": ("folds", "fold"),
     "epochs": ("training", "epochs"),
+    "members": ("training", "members"),
     "seed": ("training", "seed"),
     "start": ("training", "start"),
 }

@@ -265,7 +265,7 @@ def _write_variants(
     if wanted:
         quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)
     for variant in wanted:
-        say(f"writing tflite {variant}: which parts of the network stay in float is chosen on validation images")
+        say(f"writing tflite {variant}: what stays in float is chosen on {_chosen_on(run)} images")
         made.append((variant, *variants.choose(quantiser, variant, validation, say)))
     say(f"judging the variants on {len(cases)} images: {source}")
     judged = []

@@ -198,7 +198,7 @@ def choose(
         fidelity = validation.judge(variant, content, floats, resamples=1)
         say(
             f"{variant}: {count} of {len(quantiser.parts)} parts in float, likeness {fidelity.likeness:.4f}, "
-            f"loss of Dice {fidelity.dice_loss.value:+.4f}, of AUROC {fidelity.auroc_loss.value:+.4f} on validation"
+            f"loss of Dice {fidelity.dice_loss.value:+.4f}, of AUROC {fidelity.auroc_loss.value:+.4f}"
         )
         attempts.append((fidelity.passed, fidelity.likeness, content, floats))
         if fidelity.passed and fidelity.likeness >= MIN_LIKENESS:

@@ -153,9 +153,9 @@ def provenance(
 
 def images_also_trained_on(run: Run, external: Catalog) -> int:
     """How many images of another cohort are, byte by byte, among those the model was fitted on."""
-    seen: set[str] = set()
-    for part in ("train", "validation"):
-        seen |= {file_hash(sample.image) for sample in run.part(part)}
+    folds = run.folds()
+    fitted_on = run.catalog().select(folds["image_id"][folds["part"] != "test"])
+    seen = {file_hash(sample.image) for sample in fitted_on}
     return sum(file_hash(sample.image) in seen for sample in external)
 
 

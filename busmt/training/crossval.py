@@ -51,6 +51,8 @@ _FLOATS = "%.7g"
 """Scores in a fold file: as many digits as float32 holds."""
 
 RunFold = Callable[[Config, Path], None]
+Display = Callable[[Run], AbstractContextManager["Reporter"]]
+"""Opens a display of a training."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ def run_fold(
     config: Config,
     place: Path,
     stage: Stage | None = None,
-    display: Callable[[Run], AbstractContextManager[Reporter]] | None = None,
+    display: Display | None = None,
 ) -> None:
     """Train the run of a configuration in a folder, or continue it, and evaluate its test part.
+
+    With several `training.members` the run averages the weights of as many trainings, PLACE-member0 and so on.
 
     Args:
         config: of this fold.
@@ -136,6 +140,16 @@ def run_fold(
     """
     from busmt.evaluation.evaluate import evaluate_run
     from busmt.prediction import Predictor
+
+    run = (
+        _average(config, place, stage, display)
+        if config.training.members > 1
+        else _train(config, place, stage, display)
+    )
+    evaluate_run(run, Predictor.load(run.path), pictures=False)
+
+
+def _train(config: Config, place: Path, stage: Stage | None, display: Display | None) -> Run:
     from busmt.training.loop import SilentReporter, train
     from busmt.training.prepare import open_or_prepare
 
@@ -143,7 +157,19 @@ def run_fold(
     if not run.finished:
         with display(run) if display else nullcontext(SilentReporter()) as reporter:
             train(run, reporter)
-    evaluate_run(run, Predictor.load(run.path), pictures=False)
+    return run
+
+
+def _average(config: Config, place: Path, stage: Stage | None, display: Display | None) -> Run:
+    """Train the members, each in a run folder of its own beside the place, and average their weights."""
+    from busmt.training.ensemble import make_ensemble
+
+    runs = []
+    for number in range(config.training.members):
+        order = config.training.seed + number if number else None
+        own = config.replace({"training": {"members": 1, "order_seed": order}})
+        runs.append(_train(own, place.with_name(f"{place.name}-member{number}"), stage, display))
+    return Run.open(place) if place.exists() else make_ensemble(runs, place, weights=True, config=config)
 
 
 def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = None) -> CrossValidation:
@@ -244,7 +270,8 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
         "start_sha256": start["sha256"] if start else None,
         "data_fingerprint": environment["data"]["fingerprint"],
         "images": run.folds()["part"].value_counts().to_dict(),
-        "epochs": len(history),
+        "epochs": len(history) or None,
+        "members": environment.get("ensemble"),
         "cpu_hours": round(environment["cpu_seconds"] / 3600, 4) if "cpu_seconds" in environment else None,
         "calibration": run.calibration(),
         # one string a row, so that two versions of the file can be compared line by line

@@ -15,22 +15,34 @@ from busmt.config import Config
 from busmt.data.catalog import Catalog
 from busmt.data.folds import PARTS, write_folds
 from busmt.data.images import file_hash
-from busmt.data.pipeline import steps_per_epoch, training_dataset
+from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.errors import RunError
 from busmt.model.ensemble import average, soup
+from busmt.model.outputs import REFINEMENT_LAYER
 from busmt.prediction import load_network
 from busmt.training.environment import describe
 from busmt.training.run import CALIBRATION, CATALOG, CONFIG, DECISIONS, ENVIRONMENT, FOLDS, MODEL, Run, draft_folder
+from busmt.training.validation import ValidationSet, calibrate
 
 _FITTED = ("mask_threshold", "temperature", "referral_threshold")
+_NEUTRAL = {"mask_offset": 0.0, "temperature": 1.0}
+"""What the fitted weights of the last layer are before they are fitted."""
 _SAME = ("input_size", "tasks", "refinement")
 """Settings of the network in which members must agree."""
 
 
 def make_ensemble(
-    runs: Sequence[Run], folder: str | os.PathLike[str], *, mirror: bool = False, weights: bool = False
+    runs: Sequence[Run],
+    folder: str | os.PathLike[str],
+    *,
+    mirror: bool = False,
+    weights: bool = False,
+    config: Config | None = None,
 ) -> Run:
     """Write a run folder with the average of finished runs on the same images.
+
+    Threshold and temperature are fitted on the validation part where all members have the same one; otherwise they
+    are the means of the members'.
 
     An image is in the part "train" if any member was trained on it, else in "validation" if it helped any member to
     choose, else in "test": members of one fold with several seeds keep its test part, and members of all folds have
@@ -43,6 +55,7 @@ def make_ensemble(
         weights: average the weights instead of the answers; see `busmt.model.ensemble.soup`. The statistics of batch
             normalisation come from one epoch of the training images of all members, balanced and augmented as in
             training.
+        config: what the new run's configuration is; None: that of the first run.
 
     Raises:
         RunError: the folder exists, there are fewer than two runs, one is not finished, or they differ in their
@@ -60,12 +73,15 @@ def make_ensemble(
     first, catalog = runs[0], runs[0].catalog()
     parts = _parts([run.folds() for run in runs])
     held = first.config.folds.fold if (parts["part"] == "test").any() else None
-    config = first.config.replace({"folds": {"fold": held}})
+    config = (config or first.config).replace({"folds": {"fold": held}})
     networks = [load_network(run.model_path) for run in runs]
     if weights:
         network = soup(networks, _inputs(catalog, parts, config))
     else:
         network = average(networks, config.network.refinement, mirror)
+    chosen_on = [set(run.part(PARTS[1]).ids) for run in runs]
+    one_part = all(names == chosen_on[0] for names in chosen_on)
+    fitted = _fit(network, runs[0].part(PARTS[1]), config) if one_part else _means(runs)
     hours = [run.environment().get("cpu_seconds") for run in runs]
     record: dict[str, Any] = describe(config, catalog) | {
         "averaged": "weights" if weights else "answers, also of mirror images" if mirror else "answers",
@@ -74,6 +90,8 @@ def make_ensemble(
                 "run": run.name,
                 "fold": run.config.folds.fold,
                 "seed": run.config.training.seed,
+                "order_seed": run.config.training.order_seed,
+                "epochs": len(run.history()),
                 "sha256": file_hash(run.model_path),
             }
             for run in runs
@@ -83,14 +101,14 @@ def make_ensemble(
         record["cpu_seconds"] = round(sum(hours), 1)
     try:
         with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
-            for name in (CATALOG, DECISIONS):
-                if (first.path / name).exists():
-                    shutil.copyfile(first.path / name, draft / name)
+            catalog.to_csv(draft / CATALOG)
+            if (first.path / DECISIONS).exists():
+                shutil.copyfile(first.path / DECISIONS, draft / DECISIONS)
             write_folds(parts, draft / FOLDS)
             config.to_yaml(draft / CONFIG)
             made = Run(draft, config)
             made.write_json(ENVIRONMENT, record)
-            made.write_json(CALIBRATION, _calibration(runs))
+            made.write_json(CALIBRATION, fitted)
             network.save(draft / MODEL)
             os.replace(draft, folder)
     except OSError as error:
@@ -139,7 +157,17 @@ def _parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return together
 
 
-def _calibration(runs: Sequence[Run]) -> dict[str, Any]:
+def _fit(network: Any, images: Catalog, config: Config) -> dict[str, Any]:
+    """Fit threshold and temperature on validation images, as after a training."""
+    for weight in network.get_layer(REFINEMENT_LAYER).weights:
+        if weight.name in _NEUTRAL:
+            weight.assign(_NEUTRAL[weight.name])
+    samples = read_samples(images, config.network.input_size)
+    validation = ValidationSet(*samples, images.labels, config.training.batch_size)
+    return {"fitted_on": "validation", "images": len(images)} | calibrate(network, validation)
+
+
+def _means(runs: Sequence[Run]) -> dict[str, Any]:
     """What the members fitted on their validation parts, averaged; None where one of them has none."""
     members = [run.calibration() for run in runs]
     facts: dict[str, Any] = {"fitted_on": "validation parts of the members, averaged"}

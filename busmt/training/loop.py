@@ -12,20 +12,17 @@ import keras
 import numpy as np
 import pandas as pd
 
-from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, tasks_of
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.data.tables import write_table
 from busmt.errors import DataError, RunError
-from busmt.evaluation.calibration import fit_referral, fit_temperature
-from busmt.evaluation.classification import MALIGNANT
-from busmt.model.network import REFINEMENT_LAYER, build_network
+from busmt.model.network import build_network
 from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
 from busmt.training.environment import describe, differences
 from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
 from busmt.training.start import start_from
 from busmt.training.trainer import MultiTaskTrainer, compile_trainer
-from busmt.training.validation import ValidationSet
+from busmt.training.validation import ValidationSet, calibrate
 
 _KEPT = 2
 """Checkpoints that are kept, so that one may be damaged."""
@@ -238,28 +235,11 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     network, validation = keeper.trainer.network, keeper.validation
     read_checkpoint(keeper.best_path(keeper.best_epoch), {"network": network.weights})
     facts = {"fitted_on": "validation", "images": len(validation.labels), "best_epoch": keeper.best_epoch}
-    run.write_json(CALIBRATION, facts | _calibrate(network, validation))
+    run.write_json(CALIBRATION, facts | calibrate(network, validation))
     _record(run, {"cpu_seconds": round(keeper.cpu_seconds, 1)})
     draft = run.path / f".draft.{MODEL}"
     network.save(draft)
     draft.replace(run.path / MODEL)
-
-
-def _calibrate(network: keras.Model, validation: ValidationSet) -> dict[str, Any]:
-    """Fit what each task of the network has to be fitted, and write it down with the scores that come of it."""
-    tasks = tasks_of(network.output)
-    fitted: dict[str, float | None] = {}
-    if MASK_OUTPUT in tasks:
-        fitted["mask_threshold"] = validation.fit_threshold(network)
-    if LABEL_OUTPUT in tasks:
-        temperature = fit_temperature(validation.predict(network)[LABEL_OUTPUT], validation.labels)
-        network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
-        fitted["temperature"] = float(temperature)
-        probabilities = validation.predict(network)[LABEL_OUTPUT]
-        malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
-        referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
-        fitted["referral_threshold"] = referral
-    return {**fitted, "validation": validation.score(network)}
 
 
 @contextlib.contextmanager

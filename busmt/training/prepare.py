@@ -37,6 +37,8 @@ def prepare_run(config: Config, folder: str | os.PathLike[str], stage: Stage | N
         DataError, ConfigError: the data or the split cannot be used.
     """
     folder = Path(folder)
+    if config.training.members > 1:
+        raise ConfigError("training.members: several trainings for one network belong to `busmt crossval`")
     stage = stage or (lambda _: nullcontext(lambda done, total: None))
     if folder.exists():
         raise RunError(f"{folder}: exists already; choose another --name, or continue it with --resume {folder}")

@@ -81,6 +81,8 @@ def reproduce(run: Run, folder: str | os.PathLike[str], reporter: Reporter | Non
     """
     if not run.finished:
         raise RunError(f"{run.path}: only a finished run can be reproduced; finish it with --resume {run.path}")
+    if "ensemble" in run.environment():
+        raise RunError(f"{run.path}: an average of other runs; reproduce those, and average them again")
     again = _prepare(run, Path(folder))
     train(again, reporter)
     return Reproduction(

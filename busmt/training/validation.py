@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
-from busmt.config import LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, tasks_of
+from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, tasks_of
+from busmt.evaluation.calibration import fit_referral, fit_temperature
+from busmt.evaluation.classification import MALIGNANT
 from busmt.model.network import REFINEMENT_LAYER
 
 _THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
@@ -72,6 +76,23 @@ class ValidationSet:
         offset = network.get_layer(REFINEMENT_LAYER).mask_offset
         offset.assign(float(np.asarray(offset)) - np.log(threshold / (1 - threshold)))
         return threshold
+
+
+def calibrate(network: keras.Model, validation: ValidationSet) -> dict[str, Any]:
+    """Fit what each task of the network has to be fitted, and write it down with the scores that come of it."""
+    tasks = tasks_of(network.output)
+    fitted: dict[str, float | None] = {}
+    if MASK_OUTPUT in tasks:
+        fitted["mask_threshold"] = validation.fit_threshold(network)
+    if LABEL_OUTPUT in tasks:
+        temperature = fit_temperature(validation.predict(network)[LABEL_OUTPUT], validation.labels)
+        network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
+        fitted["temperature"] = float(temperature)
+        probabilities = validation.predict(network)[LABEL_OUTPUT]
+        malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
+        referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
+        fitted["referral_threshold"] = referral
+    return {**fitted, "validation": validation.score(network)}
 
 
 def dice_per_image(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:

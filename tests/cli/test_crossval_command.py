@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from busmt.cli.main import cli
 from busmt.errors import ConfigError, DataError
+from busmt.prediction import load_network
+from busmt.training.run import Run
 
 SMALLEST = {
     "data": {"phantoms_per_class": 12},
@@ -47,6 +50,24 @@ def test_folds_one_by_one(tmp_path):
     assert metrics["cross_validation"]["missing"] == []
     assert metrics["cross_validation"]["cpu_hours"] > 0
     assert (tmp_path / "runs" / "try-fold1" / "model.keras").is_file()
+
+
+def test_several_trainings_of_a_fold_become_one_network(tmp_path):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALLEST))
+    crossval("--name", "pair", "--config", "small.yaml", "--fold", 1, "--members", 2, cwd=tmp_path)
+    record = json.loads((tmp_path / "results" / "pair" / "fold_1.json").read_text())
+    assert [(one["run"], one["order_seed"], one["epochs"]) for one in record["members"]] == [
+        ("pair-fold1-member0", None, 1), ("pair-fold1-member1", 1, 1),
+    ]  # fmt: skip
+    assert record["config"]["training"]["members"] == 2
+    assert record["calibration"]["fitted_on"] == "validation"
+    runs = [Run.open(tmp_path / "runs" / name) for name in ("pair-fold1", "pair-fold1-member0", "pair-fold1-member1")]
+    assert record["cpu_hours"] * 3600 == pytest.approx(sum(run.environment()["cpu_seconds"] for run in runs[1:]), abs=1)
+    own, *members = (load_network(run.model_path).get_layer("mask_head").get_weights()[0] for run in runs)
+    assert not np.array_equal(members[0], members[1])
+    np.testing.assert_allclose(own, np.mean(members, axis=0), atol=1e-6)
+    again = crossval("--name", "pair", "--config", "small.yaml", "--fold", 1, "--members", 2, cwd=tmp_path)
+    assert "fold 1: finished" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from busmt.cli.ensemble import ensemble
+from busmt.config import Config
 from busmt.data.folds import read_folds, write_folds
 from busmt.data.pipeline import steps_per_epoch, training_dataset
-from busmt.errors import RunError
+from busmt.deployment.export import export_run
+from busmt.errors import ConfigError, RunError
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.model.outputs import REFINEMENT_LAYER
 from busmt.prediction import Predictor, load_network
 from busmt.training.ensemble import make_ensemble
+from busmt.training.prepare import prepare_run
+from busmt.training.reproduce import reproduce
 from busmt.training.run import Run
 
 
@@ -80,8 +84,11 @@ def test_seeds_of_one_fold_keep_its_test_part_and_twins_say_what_each_says(tiny_
     result = evaluate_run(made, Predictor.load(made.path), resamples=20, pictures=False)
     single = evaluate_run(run, Predictor.load(run.path), resamples=20, pictures=False, out=tmp_path / "single")
     np.testing.assert_allclose(
-        result.evaluation.per_image["p_malignant"], single.evaluation.per_image["p_malignant"], atol=1e-4
+        result.evaluation.per_image["p_malignant"], single.evaluation.per_image["p_malignant"], atol=1e-3
     )
+    assert made.calibration()["fitted_on"] == "validation"
+    for key in ("mask_threshold", "temperature", "referral_threshold"):
+        assert made.calibration()[key] == pytest.approx(run.calibration()[key], rel=1e-2)
 
 
 def test_an_image_and_its_mirror_image_get_mirrored_answers(tiny_run_folder, tmp_path):
@@ -121,6 +128,17 @@ def test_weights_of_different_starts_are_not_averaged(members, tmp_path):
         make_ensemble(members, tmp_path / "soup", weights=True, mirror=True)
 
 
+def test_an_average_is_not_reproduced_by_one_training(members, tmp_path):
+    made = make_ensemble(members, tmp_path / "both")
+    with pytest.raises(RunError, match="an average of other runs"):
+        reproduce(made, tmp_path / "again")
+
+
+def test_several_members_are_for_crossval(tmp_path):
+    with pytest.raises(ConfigError, match="busmt crossval"):
+        prepare_run(Config.preset("tiny", {"training": {"members": 2}}), tmp_path / "run")
+
+
 def test_the_command_says_what_is_left_to_test(members, tmp_path):
     arguments = [*(str(run.path) for run in members), "--name", "both", "--runs", str(tmp_path)]
     answer = CliRunner().invoke(ensemble, arguments, standalone_mode=False)
@@ -145,3 +163,24 @@ def test_what_does_not_fit_together_is_refused(members, tmp_path):
     with pytest.raises(RunError, match="not finished"):
         make_ensemble([members[0], other], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_average_that_has_seen_all_images_is_scored_on_another_cohort(tiny_run_folder, tmp_path):
+    """Two members that hold each other's training images out leave none for validation."""
+    halves = []
+    for name, held in (("one", "test"), ("two", "train")):
+        folder = shutil.copytree(tiny_run_folder, tmp_path / name)
+        folds = read_folds(folder / "folds.csv")
+        other = {"test": "train", "train": "test"}[held]
+        folds["part"] = np.where(folds["fold"] < 2, held, other)
+        validation = folds["fold"] == (2 if held == "test" else 0)
+        folds.loc[validation, "part"] = "validation"
+        write_folds(folds, folder / "folds.csv")
+        halves.append(Run.open(folder))
+    made = make_ensemble(halves, tmp_path / "whole")
+    assert set(made.folds()["part"]) == {"train"}
+    assert made.calibration()["fitted_on"] == "validation parts of the members, averaged"
+    result = evaluate_run(made, Predictor.load(made.path), external=made.catalog(), resamples=20, pictures=False)
+    assert result.evaluation.metrics["provenance"]["images_also_trained_on"] == len(made.catalog())
+    export = export_run(made, tmp_path / "export", ("tflite",), force=True, only=("float16",))
+    assert export.source == "train images"
