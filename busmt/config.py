@@ -296,6 +296,14 @@ class Config:
         """Nested plain dictionaries, in declaration order."""
         return dataclasses.asdict(self)
 
+    def portable(self) -> dict[str, Any]:
+        """As `to_dict`, with paths by their last part: what is kept in results that are shared."""
+        values = self.to_dict()
+        for section, key in PATH_SETTINGS:
+            if values[section][key]:
+                values[section][key] = Path(values[section][key]).name
+        return values
+
     def to_yaml(self, path: str | Path) -> None:
         """Write every key with its value."""
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -24,7 +24,7 @@ from busmt.evaluation.compare import System, compare
 from busmt.evaluation.headline import interval, number
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.protocol import evaluate_table
-from busmt.training.crossval import CrossValidation, RunFold, cross_validate, portable, run_fold
+from busmt.training.crossval import CrossValidation, RunFold, cross_validate, run_fold
 
 SCHEMA, SCHEMA_VERSION = "busmt-accuracy", 1
 MEASURES: dict[str, tuple[str, str]] = {
@@ -116,7 +116,7 @@ def benchmark_accuracy(
         "name": name,
         "seeds": list(seeds),
         "machine": machine(),
-        "configs": {key: portable(config) for key, config in configs.items()},
+        "configs": {key: config.portable() for key, config in configs.items()},
     }
     write_json(folder / "accuracy.json", table)
     write_atomically(folder / "accuracy.csv", as_csv(table).encode())

@@ -98,7 +98,7 @@ def build_card(run: Run, pooled: Mapping[str, Any] | None = None) -> dict[str, A
             "parts": facts["parts"],
             "command": facts["command"],
             "parameters": facts["parameters"],
-            "configuration": run.config.to_dict(),
+            "configuration": run.config.portable(),
         },
         "protocol": narrative.protocol_sentences([facts], pooled),
         "metrics": [_metrics(home), *(_metrics(external.metrics) for external in externals)],

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from busmt.config import PATH_SETTINGS, Config
+from busmt.config import Config
 from busmt.data.cohorts import read_cohort
 from busmt.data.folds import read_folds
 from busmt.data.images import write_json
@@ -108,7 +108,7 @@ def cross_validate(
     for fold in only or folds:
         file, own = fold_file(folder, fold), config.replace({"folds": {"fold": fold}})
         if file.exists():
-            _require_same(read_fold(file), portable(own), file)
+            _require_same(read_fold(file), own.portable(), file)
             say(f"fold {fold}: finished, kept as it is ({file})")
             continue
         say(f"fold {fold} of {', '.join(map(str, folds))}")
@@ -221,7 +221,7 @@ def metrics_for(run: Run, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if run.config.folds.fold is not None:
         raise RunError(f"{run.path}: holds fold {run.config.folds.fold} out; its own test part says how good it is")
-    outcome, config = pool_folds(folder), portable(run.config)
+    outcome, config = pool_folds(folder), run.config.portable()
     file = fold_file(outcome.folder, outcome.done[0])
     _require_same(read_fold(file), config, file)
     metrics, facts = outcome.evaluation.metrics, outcome.evaluation.metrics["cross_validation"]
@@ -265,7 +265,7 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
         "experiment": name,
         "fold": fold,
         "folds": sorted(int(number) for number in run.folds()["fold"].unique()),
-        "config": portable(run.config),
+        "config": run.config.portable(),
         "environment": {key: environment.get(key) for key in kept},
         "start_sha256": start["sha256"] if start else None,
         "data_fingerprint": environment["data"]["fingerprint"],
@@ -293,7 +293,7 @@ def read_fold(path: Path) -> dict[str, Any]:
     if found != (SCHEMA, SCHEMA_VERSION):
         raise DataError(f"{path}: not a fold file of version {SCHEMA_VERSION}; delete it to compute the fold again")
     try:  # files of earlier versions lack keys, or hold true and false where there are choices now
-        record["config"] = portable(Config.from_dict(record["config"], str(path)))
+        record["config"] = Config.from_dict(record["config"], str(path)).portable()
     except ConfigError as error:
         raise DataError(f"{error}; delete the file to compute the fold again") from error
     return record
@@ -303,15 +303,6 @@ def fold_table(record: dict[str, Any]) -> pd.DataFrame:
     """The per-image table of a fold file, as `busmt.evaluation.protocol.score_predictions` made it."""
     lines = io.StringIO("\n".join(record["per_image"]))
     return with_texts(pd.read_csv(lines, keep_default_na=False, na_values=[""]))
-
-
-def portable(config: Config) -> dict[str, Any]:
-    """A configuration as it is kept in results: paths by their last part, deterministic key order."""
-    values = config.to_dict()
-    for section, key in PATH_SETTINGS:
-        if values[section][key]:
-            values[section][key] = Path(values[section][key]).name
-    return values
 
 
 def _require_same(record: dict[str, Any], config: dict[str, Any], file: Path) -> None:

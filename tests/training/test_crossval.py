@@ -27,7 +27,6 @@ from busmt.training.crossval import (
     fold_table,
     metrics_for,
     pool_folds,
-    portable,
     read_fold,
 )
 from busmt.training.prepare import prepare_run
@@ -308,8 +307,8 @@ def test_official_folds_are_found(config, tmp_path):
 
 
 def test_portable_drops_folders_only(config):
-    assert portable(config)["data"]["path"] == "discs.csv"
-    assert Config.from_dict(portable(config)).network == config.network
+    assert config.portable()["data"]["path"] == "discs.csv"
+    assert Config.from_dict(config.portable()).network == config.network
 
 
 def test_read_fold_names_what_is_missing(tmp_path):
