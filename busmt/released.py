@@ -29,4 +29,4 @@ def _installed() -> list[Path]:
         files = metadata.files("busmt") or []
     except metadata.PackageNotFoundError:
         return []
-    return [Path(str(file.locate())) for file in files if file.parts[-3:] == ("busmt", FOLDER, MODEL)]
+    return [Path(str(file.locate())).resolve() for file in files if file.parts[-3:] == ("busmt", FOLDER, MODEL)]
