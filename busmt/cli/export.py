@@ -49,8 +49,9 @@ docs/tflite.md.
 def export(run: str, to: str, formats: tuple[str, ...], variants: tuple[str, ...], force: bool, as_json: bool) -> int:
     """Write a SavedModel and TFLite files, checked against Keras."""
     quiet_start()
-    from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, TFLITE, VARIANTS, export_run, export_tablet
+    from busmt.deployment.export import FORMATS, PARITY_FILE, TABLET, TFLITE, export_run, export_tablet
     from busmt.deployment.parity import in_words
+    from busmt.deployment.quantise import VARIANTS
     from busmt.errors import ExportError
     from busmt.training.run import Run
 

@@ -257,10 +257,9 @@ def _write_variants(
     content = (draft / TFLITE_FILE).read_bytes()
     if VARIANTS[0] not in only:
         (draft / TFLITE_FILE).unlink()
-    whole = {VARIANTS[0]: lambda: content, "float16": lambda: half(content)}
-    made: list[tuple[str, bytes, tuple[str, ...]]] = [
-        (name, make(), ()) for name, make in whole.items() if name in only
-    ]
+    made: list[tuple[str, bytes, tuple[str, ...]]] = [(VARIANTS[0], content, ())] if VARIANTS[0] in only else []
+    if "float16" in only:
+        made.append(("float16", half(content), ()))
     wanted = [variant for variant in QUANTISED if variant in only]
     if wanted:
         quantiser, validation = _quantiser(run, content, size), _validation(run, size, reference)

@@ -97,8 +97,9 @@ def make_ensemble(
             for run in runs
         ],
     }
-    if None not in hours:
-        record["cpu_seconds"] = round(sum(hours), 1)
+    known = [value for value in hours if value is not None]
+    if len(known) == len(runs):
+        record["cpu_seconds"] = round(sum(known), 1)
     try:
         with draft_folder(folder.with_name(f".{folder.name}.{os.getpid()}.draft")) as draft:
             catalog.to_csv(draft / CATALOG)
@@ -173,6 +174,6 @@ def _means(runs: Sequence[Run]) -> dict[str, Any]:
     facts: dict[str, Any] = {"fitted_on": "validation parts of the members, averaged"}
     for key in _FITTED:
         if key in members[0]:
-            values = [member.get(key) for member in members]
-            facts[key] = None if None in values else float(np.mean(values))
+            values = [member[key] for member in members if member.get(key) is not None]
+            facts[key] = float(np.mean(values)) if len(values) == len(members) else None
     return facts
