@@ -55,6 +55,8 @@ def table(name: str) -> str:
     folder = RESULTS / name
     if any(folder.glob("fold_*.json")):
         return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    if not any(folder.glob("*.json")):
+        return "Not computed yet.\n"
     return external_table(
         {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
     )
