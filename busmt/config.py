@@ -368,12 +368,7 @@ _PRESET_OVERRIDES: dict[str, dict[str, Any]] = {
         "training": {"epochs": 36, "batch_size": 16, "learning_rate": 4e-3, "ema": 0.97},
     },
     "small": {
-        "network": {
-            "encoder": "efficientnet_lite0",
-            "input_size": 160,
-            "decoder_width": 24,
-            "dropout": 0.3,
-        },
+        "network": {"encoder": "efficientnet_lite0", "input_size": 160, "decoder_width": 24, "dropout": 0.3},
         "training": {"epochs": 40},
     },
     "base": {

@@ -24,7 +24,7 @@ Examples:
     "--crossval",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="For a RUN trained with --no-test: its model card, with the figures of this cross-validation.",
+    help="For a RUN without a test part: its model card, with the figures of this cross-validation.",
 )
 @json_option
 def report(runs: tuple[Path, ...], out: Path | None, crossval: Path | None, as_json: bool) -> None:
