@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from busmt.evaluation.headline import interval, number
+
 RESULTS = Path(__file__).parents[1] / "results"
 _BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _ROWS: tuple[tuple[str, str, int], ...] = (
@@ -99,7 +101,7 @@ def external_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, found in metrics.items():
         cells = [
             _interval(_find(found, "segmentation.measures.dice")),
-            f"{found['segmentation']['measures']['dice_if_marked']['value']:.3f}",
+            number(_find(found, "segmentation.measures.dice_if_marked.value")),
             _interval(_find(found, "classification.measures.auroc_malignant")),
             f"{sum(row[0] for row in found['classification']['confusion_as_said'])} of {found['images']}",
         ]
@@ -108,7 +110,7 @@ def external_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _interval(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+    return f"{number(estimate['value'])} ({interval(estimate)})"
 
 
 def _find(metrics: Mapping[str, Any], path: str) -> Any:

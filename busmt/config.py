@@ -193,8 +193,7 @@ class NetworkConfig:
     dropout: float = option(0.2, "dropout rate at the bottleneck and in the class head", low=0.0, high=0.9)
     attention: bool = option(True, "additive attention gates on the skip connections")
     lesion_shape: bool = option(
-        False,
-        "show the class head size, orientation, compactness and margin of the predicted mask",
+        False, "show the class head size, orientation, compactness and margin of the predicted mask"
     )
     refinement: str = option(
         "ours",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, print_json, progress, quiet_start, say
+from busmt.cli.common import json_option, print_json, progress, quiet_start, require_plain_name, say
 from busmt.config import ARCHITECTURES, OURS
 from busmt.errors import ConfigError
 
@@ -114,8 +114,8 @@ def accuracy(
     """Systems under one protocol: the same images, folds, budget and seeds, in one table."""
     if preset == "full" and not flags["data"]:
         raise ConfigError("--preset full compares on real images; name them with --data")
-    if name and Path(name).name != name:
-        raise ConfigError(f"--name {name}: must be a plain name; use --results DIR for its place")
+    if name:
+        require_plain_name(name, "--results")
     quiet_start()
     from busmt.cli.display import TrainingDisplay
     from busmt.cli.train import configure, with_available_encoder

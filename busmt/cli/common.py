@@ -8,9 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from busmt.errors import ConfigError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
@@ -39,6 +42,16 @@ def one_line(text: str) -> str:
     """
     joined = " ".join(text.split())
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in joined)
+
+
+def require_plain_name(name: str, place: str, what: str = "name") -> None:
+    """Refuse a --name that would lead out of its folder; `place` is the option that names the folder.
+
+    Raises:
+        ConfigError: the name holds a separator, or is none.
+    """
+    if Path(name).name != name:
+        raise ConfigError(f"--name {name}: must be a plain {what}; use {place} DIR for its place")
 
 
 def quiet_start() -> None:

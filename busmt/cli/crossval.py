@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, print_json, progress, quiet_start, say
+from busmt.cli.common import json_option, print_json, progress, quiet_start, require_plain_name, say
 from busmt.config import ARCHITECTURES, PRESETS
 from busmt.errors import ConfigError
 
@@ -65,8 +65,7 @@ def crossval(
     """
     from busmt.training.crossval import cross_validate, pool_folds, run_fold
 
-    if Path(name).name != name:
-        raise ConfigError(f"--name {name}: must be a plain name; use --results DIR for its place")
+    require_plain_name(name, "--results")
     if merge:
         options = {"fold": only, "config": config_file, "preset": preset, **flags}
         given = [option for option, value in options.items() if value not in (None, ())]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from busmt.cli.common import json_option, print_json, quiet_start, say
-from busmt.errors import ConfigError
+from busmt.cli.common import json_option, print_json, quiet_start, require_plain_name, say
 
 
 @click.command(
@@ -38,8 +37,7 @@ def ensemble(runs: tuple[Path, ...], name: str, parent: str, mirror: bool, weigh
     from busmt.training.ensemble import make_ensemble
     from busmt.training.run import Run
 
-    if Path(name).name != name:
-        raise ConfigError(f"--name {name}: must be a plain name; use --runs DIR for its place")
+    require_plain_name(name, "--runs")
     made = make_ensemble([Run.open(run) for run in runs], Path(parent) / name, mirror=mirror, weights=weights)
     parts = made.folds()["part"].value_counts()
     if as_json:

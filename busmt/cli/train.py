@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from busmt.cli.common import json_option, print_json, progress, quiet_start, say
+from busmt.cli.common import json_option, print_json, progress, quiet_start, require_plain_name, say
 from busmt.config import ARCHITECTURES, OURS, PRESETS, Config, merge, read_yaml
 from busmt.errors import ConfigError, RunError
 from busmt.model.baselines import BASELINES, check_tasks, recipe
@@ -103,8 +103,8 @@ def train(
         config = with_available_encoder(configure(preset, config_file, flags, deterministic, no_test))
         _refuse_test_score(config, then_evaluate)
         folder = Path(runs_folder) / (name or _default_name(config, preset))
-        if name and Path(name).name != name:
-            raise ConfigError(f"--name {name}: must be a plain folder name; use --runs DIR for its place")
+        if name:
+            require_plain_name(name, "--runs", "folder name")
         run = prepare_run(config, folder, progress)
         _describe(run)
     from busmt.cli.display import TrainingDisplay

@@ -304,13 +304,18 @@ def _validation(run: Run, size: int, reference: Forward) -> Comparison:
 def _reported_part(run: Run) -> str:
     """The part that exports are measured on: a run without a test part lends its validation images, and an average of
     networks that have seen all images its training images. Exports are compared with Keras first of all."""
-    there = set(run.folds()["part"])
-    return next(part for part in ("test", "validation", "train") if part in there)
+    return _first_part(run, "test", "validation", "train")
 
 
 def _chosen_on(run: Run) -> str:
     """The part on which it is chosen what stays in float."""
-    return "validation" if (run.folds()["part"] == "validation").any() else "train"
+    return _first_part(run, "validation", "train")
+
+
+def _first_part(run: Run, *parts: str) -> str:
+    """The first of these parts that holds an image."""
+    there = set(run.folds()["part"])
+    return next(part for part in parts if part in there)
 
 
 def _complete(draft: Path, written: list[Fidelity], card: dict[str, Any]) -> None:

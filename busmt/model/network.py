@@ -89,10 +89,8 @@ def _classify(bottleneck: Any, decoded: list[Any], mask_logits: Any, config: Net
     tensor = layers.Dense(64, activation="relu", name="class_hidden")(tensor)
     if config.dropout:
         tensor = layers.Dropout(config.dropout, name="class_dropout")(tensor)
-    if (
-        config.lesion_shape and decoded
-    ):  # four numbers among hundreds of features would be drowned: straight to the logits
-        tensor = layers.Concatenate(name="class_hidden_and_shape")(
-            [tensor, LesionShape(name="class_shape")(mask_logits)]
-        )
+    if config.lesion_shape and decoded:
+        # straight to the logits: four numbers among hundreds of features would be drowned
+        shape = LesionShape(name="class_shape")(mask_logits)
+        tensor = layers.Concatenate(name="class_hidden_and_shape")([tensor, shape])
     return label_head(tensor)
