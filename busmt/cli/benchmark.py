@@ -112,14 +112,13 @@ def accuracy(
     **flags: Any,
 ) -> None:
     """Systems under one protocol: the same images, folds, budget and seeds, in one table."""
-    if preset == "full" and not flags["data"]:
-        raise ConfigError("--preset full compares on real images; name them with --data")
+    _require_data(preset, flags["data"])
     if name:
         require_plain_name(name, "--results")
     quiet_start()
     from busmt.cli.display import TrainingDisplay
     from busmt.cli.train import configure, with_available_encoder
-    from busmt.deployment.accuracy import QUICK, as_markdown, benchmark_accuracy
+    from busmt.deployment.accuracy import QUICK, benchmark_accuracy
     from busmt.training.crossval import run_fold
 
     size, base = ("tiny", QUICK) if preset == "quick" else ("small", {})
@@ -137,6 +136,86 @@ def accuracy(
         rounds=rounds,
         say=say,
     )
+    _show(table, as_json)
+
+
+@benchmark.command(
+    epilog="""\b
+Examples:
+  busmt benchmark ablation
+  busmt benchmark ablation --part hard-rules --part no-refinement --json
+  busmt benchmark ablation --data path/to/Dataset_BUSI_with_GT --start runs/bus-bra --name parts
+\b
+Rows: no-attention, hard-rules, no-refinement, no-repetition, mask-alone, class-alone, no-curation, no-imagenet, and
+with --start cohort-pretraining. All have the same folds, in which nothing is on both sides of a split, and are
+compared on the images that the curation keeps. The same command goes on where it was interrupted.
+"""
+)
+@click.option("--preset", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="How much.")
+@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default for quick: phantoms.")
+@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@click.option("--part", "parts", multiple=True, metavar="NAME", help="A row; repeatable. Default: all that there are.")
+@click.option("--start", metavar="RUN", help="A finished run on another cohort, for the row cohort-pretraining.")
+@click.option("--fold", "only", type=int, multiple=True, default=(0, 1), show_default=True, help="Repeatable.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1), show_default=True, help="Repeatable.")
+@click.option("--epochs", type=int, help="Largest number of epochs.")
+@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset, for every row.")
+@click.option("--name", help="Of the table; it goes to RESULTS/NAME/accuracy.md. Default: ablation-PRESET.")
+@click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
+@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
+@json_option
+def ablation(
+    preset: str,
+    parts: tuple[str, ...],
+    start: str | None,
+    only: tuple[int, ...],
+    seeds: tuple[int, ...],
+    config_file: str | None,
+    name: str | None,
+    results: str,
+    runs: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Our system and the same without one of its parts, in one table."""
+    _require_data(preset, flags["data"])
+    if name:
+        require_plain_name(name, "--results")
+    quiet_start()
+    from busmt.cli.display import TrainingDisplay
+    from busmt.cli.train import configure, with_available_encoder
+    from busmt.deployment.ablation import PARTS, ablate
+    from busmt.deployment.accuracy import QUICK
+    from busmt.training.crossval import run_fold
+
+    for part in parts:
+        if part not in PARTS:
+            raise ConfigError(f"--part {part}: not one of {', '.join(PARTS)}")
+    size, base = ("tiny", QUICK) if preset == "quick" else ("small", {})
+    table = ablate(
+        with_available_encoder(configure(size, config_file, flags, base=base)),
+        name or f"ablation-{preset}",
+        partial(run_fold, stage=progress, display=TrainingDisplay),
+        parts=tuple(dict.fromkeys(parts)),
+        start=start,
+        seeds=tuple(dict.fromkeys(seeds)),
+        only=tuple(dict.fromkeys(only)),
+        rounds=0,
+        results=results,
+        runs=runs,
+        say=say,
+    )
+    _show(table, as_json)
+
+
+def _require_data(preset: str, data: str | None) -> None:
+    if preset == "full" and not data:
+        raise ConfigError("--preset full compares on real images; name them with --data")
+
+
+def _show(table: dict[str, Any], as_json: bool) -> None:
+    from busmt.deployment.accuracy import as_markdown
+
     if as_json:
         print_json(table)
     else:

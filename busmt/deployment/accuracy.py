@@ -70,6 +70,8 @@ def benchmark_accuracy(
     run_one: RunFold | None = None,
     *,
     seeds: Sequence[int] = (0,),
+    only: Sequence[int] = (),
+    common: bool = False,
     results: str | os.PathLike[str] = "results",
     runs: str | os.PathLike[str] = "runs",
     rounds: int = 20,
@@ -86,6 +88,8 @@ def benchmark_accuracy(
         run_one: as for `busmt.training.crossval.cross_validate`.
         seeds: training seeds. With several, a system's rows of all seeds are put together: means are over seeds, too,
             and intervals resample an image's group in all seeds at once.
+        only: folds to compute; none: all.
+        common: systems may be curated differently, and are compared on the images that all of them were tested on.
         results, runs: parent folders.
         rounds: timed calls of each .tflite file; 0: no times.
         resamples: bootstrap resamples and permutations.
@@ -96,8 +100,9 @@ def benchmark_accuracy(
     """
     if OURS not in configs:
         raise RunError(f"the table compares with {OURS}: it must be among the systems")
+    shared = ("data", "folds") if common else ("data", "curation", "folds")
     for system, config in configs.items():
-        for section in ("data", "curation", "folds"):
+        for section in shared:
             if getattr(config, section) != getattr(configs[OURS], section):
                 raise RunError(f"{system}: its settings of {section} are not those of {OURS}; one protocol for all")
     folder, outcomes = Path(results) / name, dict[str, list[CrossValidation]]()
@@ -106,10 +111,11 @@ def benchmark_accuracy(
             say(f"{system}, seed {seed}")
             own, experiment = config.replace({"training": {"seed": seed}}), f"{system}-seed{seed}"
             outcome = cross_validate(
-                own, experiment, run_one or run_fold, results=folder, runs=Path(runs) / name, say=say
+                own, experiment, run_one or run_fold, results=folder, runs=Path(runs) / name, only=only, say=say
             )
             outcomes.setdefault(system, []).append(outcome)
-    _require_same_data(outcomes)
+    if not common:
+        _require_same_data(outcomes)
     costs = measure_costs({system: config.network for system, config in configs.items()}, rounds, say)
     table = _table(outcomes, costs, resamples, configs[OURS].folds.seed)
     table["provenance"] = {
@@ -127,8 +133,9 @@ def benchmark_accuracy(
 def as_markdown(table: Mapping[str, Any]) -> str:
     """The table for people: figures with intervals, and differences to ours where an interval leaves out 0 in bold."""
     titles = [title for _, title in MEASURES.values()]
+    timed = [name for name in TIMED if any(row["cost"]["milliseconds"][name] is not None for row in table["rows"])]
     heading = ["System", *titles, "Δ Dice", "Δ Accuracy", "Δ AUROC", "Parameters, M", "GFLOPs"]
-    heading += [f"ms {variant}" for variant in TIMED] + ["CPU hours"]
+    heading += [f"ms {variant}" for variant in timed] + ["CPU hours"]
     lines = [_line(heading), _line(["---"] * len(heading))]
     for row in table["rows"]:
         cost = row["cost"]
@@ -136,15 +143,17 @@ def as_markdown(table: Mapping[str, Any]) -> str:
         cells += [_cell(row["measures"].get(key)) for key in MEASURES]
         cells += [_gap(row["differences"].get(key)) for key in ("dice", "accuracy", "auroc_macro")]
         cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['giga_operations']:.2f}"]
-        cells += [_plain(cost["milliseconds"][variant]) for variant in TIMED] + [_plain(row["cpu_hours"])]
+        cells += [_plain(cost["milliseconds"][variant]) for variant in timed] + [_plain(row["cpu_hours"])]
         lines.append(_line(cells))
     protocol = table["protocol"]
     note = (
-        f"{protocol['images']} test images of {protocol['groups']} groups, {protocol['folds']} folds, "
+        f"{protocol['images']} test images of {protocol['groups']} groups, {protocol['folds']} fold(s), "
         f"{protocol['seeds']} seed(s). In brackets 95 % bootstrap intervals over groups. Δ: difference to ours on the "
         "same images; bold where interval and permutation test show one. Mask measures are means over lesion images; "
-        "HD95 leaves out missed lesions. Times: TFLite, one image, one thread, measured in turn."
+        "HD95 leaves out missed lesions."
     )
+    if timed:
+        note += " Times: TFLite, one image, one thread, measured in turn."
     return "\n".join([*lines, "", note, ""])
 
 
@@ -174,7 +183,7 @@ _ENDS = {"": "value", "_low": "low", "_high": "high"}
 def _table(
     outcomes: Mapping[str, Sequence[CrossValidation]], costs: Mapping[str, Cost], resamples: int, seed: int
 ) -> dict[str, Any]:
-    systems = {name: _system(name, parts) for name, parts in outcomes.items()}
+    systems = on_common_images({name: _system(name, parts) for name, parts in outcomes.items()})
     rows = []
     for name, system in systems.items():
         metrics = evaluate_table(system.table, resamples=resamples, seed=seed).metrics
@@ -189,15 +198,16 @@ def _table(
                 None if None in hours else sum(hours),
             )
         )
-    first = outcomes[OURS][0]
+    first, tested = outcomes[OURS][0], systems[OURS].table
+    seeds = len(outcomes[OURS])
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "protocol": {
-            "images": len(first.evaluation.per_image),
-            "groups": int(first.evaluation.per_image["group"].nunique()),
+            "images": len(tested) // seeds,
+            "groups": int(tested["group"].nunique()),
             "folds": len(first.done),
-            "seeds": len(outcomes[OURS]),
+            "seeds": seeds,
             "data_fingerprint": first.evaluation.metrics["cross_validation"]["data_fingerprint"],
         },
         "rows": [asdict(row) for row in sorted(rows, key=_rank)],
@@ -217,6 +227,18 @@ def _system(name: str, parts: Sequence[CrossValidation]) -> System:
         names = [table["image_id"] + f" (seed {number})" for number, table in enumerate(tables)]
         tables = [table.assign(image_id=ids) for table, ids in zip(tables, names, strict=True)]
     return System(name, tuple(tables))
+
+
+def on_common_images(systems: Mapping[str, System]) -> dict[str, System]:
+    """The systems with those test images alone that all have, in the groups of the first.
+
+    Where one keeps what another's curation removed, images beyond those of the strictest are left out.
+    """
+    tables = {name: system.table for name, system in systems.items()}
+    shared = set.intersection(*(set(table["image_id"]) for table in tables.values()))
+    kept = {name: table[table["image_id"].isin(shared)].reset_index(drop=True) for name, table in tables.items()}
+    groups = next(iter(kept.values()))["group"].to_numpy()
+    return {name: System(name, (table.assign(group=groups),)) for name, table in kept.items()}
 
 
 def _estimate(block: Mapping[str, Any] | None, key: str) -> dict[str, float] | None:

@@ -84,7 +84,7 @@ def _fill(folder: Path, config: Config, stage: Stage) -> None:
         catalog.verify(progress)
     if config.curation.enabled:
         with stage("Curating") as progress:
-            curation = curate(catalog, config.curation, cache_dir=_cache(config), progress=progress)
+            curation = curate(catalog, config.curation, cache_dir=fingerprint_cache(config), progress=progress)
         catalog = curation.catalog
         write_table(folder / DECISIONS, curation.decisions)
     if len(catalog.classes) < 2:
@@ -108,7 +108,7 @@ def absolute_paths(config: Config) -> Config:
     return config.replace(changes)
 
 
-def _cache(config: Config) -> Path | None:
+def fingerprint_cache(config: Config) -> Path | None:
     """Fingerprints of real cohorts are worth keeping between runs, where the user's cache can be written."""
     if not config.data.path:
         return None

@@ -163,7 +163,7 @@ def test_three_files_hold_the_table(finished):
     assert lines[0].startswith("| System | Dice | IoU | HD95, px | Accuracy | AUROC | Δ Dice |")
     assert len({line.count("|") for line in lines[: len(SKILLS) + 2]}) == 1
     assert sum("**busmt** (ours)" in line for line in lines) == 1
-    assert "24 test images of 12 groups, 2 folds, 1 seed(s)." in lines[-1]
+    assert "24 test images of 12 groups, 2 fold(s), 1 seed(s)." in lines[-1]
 
 
 def test_finished_folds_are_kept(finished, configs):
