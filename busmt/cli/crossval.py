@@ -20,6 +20,7 @@ Examples:
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1 --fold 3 --fold 4
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1x3 --members 3
   busmt crossval --name p1 --merge
+  busmt crossval --average p1 --average p1x3 --name both
   busmt crossval --data path/to/BUS-BRA --config p3.yaml --name p3 --json
   busmt crossval --data path/to/Dataset_BUSI_with_GT --model unet --name unet
 """
@@ -41,6 +42,12 @@ Examples:
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
 @click.option("--members", type=int, help="Trainings of each fold whose weights are averaged. Default: 1.")
 @click.option("--start", metavar="RUN", help="Start every fold from the weights of this finished run.")
+@click.option(
+    "--average",
+    metavar="NAME",
+    multiple=True,
+    help="Train nothing: the network of each fold averages the answers of those of this and other experiments.",
+)
 @click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
 @click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
 @click.option("--merge", is_flag=True, help="Compute nothing: put the fold files that are there together.")
@@ -52,6 +59,7 @@ def crossval(
     only: tuple[int, ...],
     results: str,
     runs: str,
+    average: tuple[str, ...],
     merge: bool,
     as_json: bool,
     **flags: Any,
@@ -63,15 +71,17 @@ def crossval(
     skipped, and an interrupted one goes on, when the same command is given again. Fold files of one experiment that
     were computed elsewhere count as finished here.
     """
-    from busmt.training.crossval import cross_validate, pool_folds, run_fold
+    from busmt.training.crossval import average_experiments, cross_validate, pool_folds, run_fold
 
     require_plain_name(name, "--results")
+    settings = {"config": config_file, "preset": preset, **flags}
     if merge:
-        options = {"fold": only, "config": config_file, "preset": preset, **flags}
-        given = [option for option, value in options.items() if value not in (None, ())]
-        if given:
-            raise ConfigError(f"--merge computes nothing; leave out --{given[0]}")
+        _refuse({"fold": only, "average": average, **settings}, "--merge computes nothing")
         outcome = pool_folds(Path(results) / name)
+    elif average:
+        _refuse(settings, "--average trains nothing")
+        quiet_start()
+        outcome = average_experiments(average, name, results=results, runs=runs, only=only, say=say)
     else:
         from busmt.cli.display import TrainingDisplay
         from busmt.cli.train import configure, with_available_encoder
@@ -84,6 +94,12 @@ def crossval(
         print_json(outcome.evaluation.metrics)
         return
     _print(outcome)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    given = [option for option, value in options.items() if value not in (None, ())]
+    if given:
+        raise ConfigError(f"{why}; leave out --{given[0]}")
 
 
 def _print(outcome: Any) -> None:

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,60 @@ def _average(config: Config, place: Path, stage: Stage | None, display: Display 
         own = config.replace({"training": {"members": 1, "order_seed": order}})
         runs.append(_train(own, place.with_name(f"{place.name}-member{number}"), stage, display))
     return Run.open(place) if place.exists() else make_ensemble(runs, place, weights=True, config=config)
+
+
+def average_experiments(
+    names: Sequence[str],
+    name: str,
+    run_one: RunFold | None = None,
+    *,
+    results: str | os.PathLike[str] = "results",
+    runs: str | os.PathLike[str] = "runs",
+    only: Sequence[int] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> CrossValidation:
+    """A cross-validation whose network of each fold averages the answers of those of other experiments.
+
+    Each fold's networks have held out the same images, and chosen on the same; threshold and temperature are fitted
+    on these validation images again, and the test images are scored with the average alone.
+
+    Args:
+        names: of two or more experiments on the same images and folds; their runs RUNS/NAME-foldK are needed.
+        name: of the new one; its fold files hold the configuration of the first, and what all members are.
+        run_one: `average_fold` of `names`, or a fake.
+        results, runs, only, say: as for `cross_validate`.
+
+    Raises:
+        RunError: fewer than two experiments, a run is not there or not finished, or they differ in their images,
+            their folds, or in what their networks take and give.
+    """
+    if len(set(names)) < 2:
+        raise RunError("an average is of two or more experiments; name each with --average")
+    found = sorted(Path(runs).glob(f"{names[0]}-fold*"), key=lambda path: path.name)
+    first = next((path for path in found if path.name.removeprefix(f"{names[0]}-fold").isdigit()), None)
+    if first is None:
+        raise RunError(f"{Path(runs) / names[0]}-fold*: no run folders; busmt crossval --name {names[0]} makes them")
+    average = run_one or partial(average_fold, tuple(dict.fromkeys(names)))
+    return cross_validate(Run.open(first).config, name, average, results=results, runs=runs, only=only, say=say)
+
+
+def average_fold(names: Sequence[str], config: Config, place: Path) -> None:
+    """Average the answers of one fold's runs, which lie beside the new one, and evaluate it.
+
+    Raises:
+        RunError: a run is not there or not finished, or they do not hold out the same images.
+    """
+    from busmt.evaluation.evaluate import evaluate_run
+    from busmt.prediction import Predictor
+    from busmt.training.ensemble import make_ensemble
+
+    members = [Run.open(place.with_name(f"{name}-fold{config.folds.fold}")) for name in names]
+    tables = [member.folds().set_index("image_id")["part"].sort_index() for member in members]
+    for member, table in zip(members, tables, strict=True):
+        if not table.equals(tables[0]):
+            raise RunError(f"{member.path}: its images have other parts than in {members[0].path}; no fold to average")
+    run = Run.open(place) if place.exists() else make_ensemble(members, place, config=config)
+    evaluate_run(run, Predictor.load(run.path), pictures=False)
 
 
 def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = None) -> CrossValidation:

@@ -14,7 +14,8 @@ import yaml
 from click.testing import CliRunner
 
 from busmt.cli.main import cli
-from busmt.errors import ConfigError, DataError
+from busmt.data.folds import read_folds, write_folds
+from busmt.errors import ConfigError, DataError, RunError
 from busmt.prediction import load_network
 from busmt.training.run import Run
 
@@ -70,9 +71,42 @@ def test_several_trainings_of_a_fold_become_one_network(tmp_path):
     assert "fold 1: finished" in again.stderr
 
 
+def test_networks_of_two_experiments_answer_together(tmp_path):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALLEST))
+    for seed, name in enumerate(("one", "two")):
+        crossval("--name", name, "--config", "small.yaml", "--fold", 1, "--seed", seed, cwd=tmp_path)
+    both = ("--average", "one", "--average", "two", "--name", "both")
+    metrics = json.loads(crossval(*both, "--fold", 1, "--json", cwd=tmp_path).stdout)
+    assert metrics["cross_validation"]["folds"] == [1]
+    record, *parts = (
+        json.loads((tmp_path / "results" / name / "fold_1.json").read_text()) for name in ("both", "one", "two")
+    )
+    assert [member["run"] for member in record["members"]] == ["one-fold1", "two-fold1"]
+    assert record["cpu_hours"] == pytest.approx(sum(part["cpu_hours"] for part in parts), abs=1e-3)
+    assert record["calibration"]["fitted_on"] == "validation"
+    image = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
+    runs = [Run.open(tmp_path / "runs" / f"{name}-fold1") for name in ("both", "one", "two")]
+    own, *logits = (load_network(run.model_path).predict_on_batch(image)["mask_logits"] for run in runs)
+    assert not np.allclose(*logits)
+    np.testing.assert_allclose(own, np.mean(logits, axis=0), atol=1e-4)
+    runner = CliRunner()
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    missing = runner.invoke(cli, ["crossval", *both, "--fold", "0", *places])
+    assert isinstance(missing.exception, RunError)
+    assert "one-fold0: no such run" in str(missing.exception)
+    folds = read_folds(runs[2].path / "folds.csv")
+    write_folds(folds.assign(part=folds["part"].replace("validation", "train")), runs[2].path / "folds.csv")
+    other = runner.invoke(cli, ["crossval", *both[:-1], "again", "--fold", "1", *places])
+    assert isinstance(other.exception, RunError)
+    assert "two-fold1: its images have other parts than in" in str(other.exception)
+
+
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
+        (("--name", "x", "--average", "p1"), RunError, "name each with --average"),
+        (("--name", "x", "--average", "p1", "--average", "p2"), RunError, "busmt crossval --name p1 makes them"),
+        (("--name", "x", "--average", "p1", "--epochs", "3"), ConfigError, "--average trains nothing; leave out"),
         (("--name", "a/b"), ConfigError, "plain name"),
         (("--name", "none", "--merge"), DataError, "no fold_K.json"),
         (("--name", "none", "--merge", "--fold", "1"), ConfigError, "--merge computes nothing; leave out --fold"),
