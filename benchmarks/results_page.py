@@ -3,8 +3,8 @@
     python benchmarks/results_page.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->
     python benchmarks/results_page.py --check    # exit code 1 where the page does not say what the files say
 
-NAME is a folder that `busmt crossval` made, or one of metrics.json files of another cohort (`busmt evaluate RUN --data
-COHORT`), one row each.
+NAME is a folder that `busmt crossval` made, one of metrics.json files of another cohort (`busmt evaluate RUN --data
+COHORT`), one row each, or "summary".
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from busmt.evaluation.headline import interval, number
 
 RESULTS = Path(__file__).parents[1] / "results"
+_AUROC = "auroc_malignant"
 _BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _ROWS: tuple[tuple[str, str, int], ...] = (
     ("segmentation.measures.dice", "lesion Dice; a missed lesion counts 0", 3),
@@ -29,13 +30,24 @@ _ROWS: tuple[tuple[str, str, int], ...] = (
     ("classification.measures.accuracy", "accuracy", 3),
     ("classification.measures.balanced_accuracy", "balanced accuracy", 3),
     ("classification.measures.macro_f1", "macro F1", 3),
-    ("classification.measures.auroc_malignant", "AUROC, malignant against the rest", 3),
+    (f"classification.measures.{_AUROC}", "AUROC, malignant against the rest", 3),
     ("classification.measures.sensitivity_at_90_specificity", "sensitivity at 90 % specificity", 3),
     ("classification.measures.specificity_at_90_sensitivity", "specificity at 90 % sensitivity", 3),
     ("calibration.ece", "expected calibration error", 3),
     ("for_comparison_only.dice_average", "Dice, a correctly empty normal counts 1 (for comparison only)", 3),
 )
 _FOLDS = {"dice": "lesion Dice", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+
+_SUMMARY: tuple[tuple[str, str, str], ...] = (
+    ("P1, curated BUSI", "p1-both", "the two below answer together"),
+    ("", "p1-transfer", "BUS-BRA, then BUSI"),
+    ("", "p1", "ImageNet, then BUSI"),
+    ("P2, published list", "p2-transfer", "BUS-BRA, then BUSI"),
+    ("", "p2b", "ImageNet, then BUSI"),
+    ("P3, BUS-BRA", "p3-transfer", "BUSI, then BUS-BRA"),
+    ("", "p3", "ImageNet, then BUS-BRA"),
+)
+"""Protocol, folder and what was trained, of each row of the summary."""
 
 
 def main() -> int:
@@ -53,7 +65,9 @@ def main() -> int:
 
 
 def table(name: str) -> str:
-    """Markdown for one folder of results."""
+    """Markdown for one folder of results, or for the summary."""
+    if name == "summary":
+        return summary_table()
     folder = RESULTS / name
     if any(folder.glob("fold_*.json")):
         return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
@@ -62,6 +76,21 @@ def table(name: str) -> str:
     return external_table(
         {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
     )
+
+
+def summary_table() -> str:
+    lines = ["| protocol | experiment | lesion Dice | accuracy | AUROC, malignant |", "|---|---|---|---|---|"]
+    for protocol, name, what in _SUMMARY:
+        file = RESULTS / name / "metrics.json"
+        if not file.exists():
+            continue
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        facts = metrics["cross_validation"]
+        part = f", folds {', '.join(map(str, facts['folds']))} alone" if facts["missing"] else ""
+        paths = ("segmentation.measures.dice", *(f"classification.measures.{key}" for key in ("accuracy", _AUROC)))
+        cells = [protocol, f"`{name}`: {what}{part}", *(_interval(_find(metrics, path)) for path in paths)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def crossval_table(metrics: Mapping[str, Any]) -> str:
@@ -89,7 +118,8 @@ def crossval_table(metrics: Mapping[str, Any]) -> str:
         row = facts["by_fold"].get(key)
         if row:
             values = " | ".join(f"{value:.3f}" for value in row["folds"])
-            lines.append(f"| {title} | {values} | {row['mean']:.3f} ± {row['sd']:.3f} |")
+            spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"  # of one fold there is none
+            lines.append(f"| {title} | {values} | {row['mean']:.3f}{spread} |")
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +132,7 @@ def external_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [
             _interval(_find(found, "segmentation.measures.dice")),
             number(_find(found, "segmentation.measures.dice_if_marked.value")),
-            _interval(_find(found, "classification.measures.auroc_malignant")),
+            _interval(_find(found, f"classification.measures.{_AUROC}")),
             f"{sum(row[0] for row in found['classification']['confusion_as_said'])} of {found['images']}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
