@@ -3,7 +3,7 @@
     python benchmarks/results_page.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->
     python benchmarks/results_page.py --check    # exit code 1 where the page does not say what the files say
 
-NAME is a folder that `busmt crossval` made, one of metrics.json files of another cohort (`busmt evaluate RUN --data
+NAME is a folder that `busmt crossval` or `busmt benchmark` made, one of metrics.json files of another cohort (`busmt evaluate RUN --data
 COHORT`), one row each, or "summary".
 """
 
@@ -69,6 +69,8 @@ def table(name: str) -> str:
     if name == "summary":
         return summary_table()
     folder = RESULTS / name
+    if (folder / "accuracy.md").exists():
+        return (folder / "accuracy.md").read_text(encoding="utf-8")
     if any(folder.glob("fold_*.json")):
         return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
     if not any(folder.glob("*.json")):

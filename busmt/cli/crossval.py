@@ -21,6 +21,7 @@ Examples:
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1x3 --members 3
   busmt crossval --name p1 --merge
   busmt crossval --average p1 --average p1x3 --name both
+  busmt crossval --average p3 --mirror --name p3-mirror
   busmt crossval --data path/to/BUS-BRA --config p3.yaml --name p3 --json
   busmt crossval --data path/to/Dataset_BUSI_with_GT --model unet --name unet
 """
@@ -48,6 +49,7 @@ Examples:
     multiple=True,
     help="Train nothing: the network of each fold averages the answers of those of this and other experiments.",
 )
+@click.option("--mirror", is_flag=True, help="With --average: over each image and its mirror image as well.")
 @click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
 @click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
 @click.option("--merge", is_flag=True, help="Compute nothing: put the fold files that are there together.")
@@ -60,6 +62,7 @@ def crossval(
     results: str,
     runs: str,
     average: tuple[str, ...],
+    mirror: bool,
     merge: bool,
     as_json: bool,
     **flags: Any,
@@ -74,6 +77,8 @@ def crossval(
     from busmt.training.crossval import average_experiments, cross_validate, pool_folds, run_fold
 
     require_plain_name(name, "--results")
+    if mirror and not average:
+        raise ConfigError("--mirror averages answers of finished networks; name their experiment with --average")
     settings = {"config": config_file, "preset": preset, **flags}
     if merge:
         _refuse({"fold": only, "average": average, **settings}, "--merge computes nothing")
@@ -81,7 +86,7 @@ def crossval(
     elif average:
         _refuse(settings, "--average trains nothing")
         quiet_start()
-        outcome = average_experiments(average, name, results=results, runs=runs, only=only, say=say)
+        outcome = average_experiments(average, name, mirror=mirror, results=results, runs=runs, only=only, say=say)
     else:
         from busmt.cli.display import TrainingDisplay
         from busmt.cli.train import configure, with_available_encoder

@@ -178,6 +178,7 @@ def average_experiments(
     name: str,
     run_one: RunFold | None = None,
     *,
+    mirror: bool = False,
     results: str | os.PathLike[str] = "results",
     runs: str | os.PathLike[str] = "runs",
     only: Sequence[int] = (),
@@ -189,26 +190,30 @@ def average_experiments(
     on these validation images again, and the test images are scored with the average alone.
 
     Args:
-        names: of two or more experiments on the same images and folds; their runs RUNS/NAME-foldK are needed.
+        names: of two or more experiments on the same images and folds; their runs RUNS/NAME-foldK are needed. One
+            will do with `mirror`.
         name: of the new one; its fold files hold the configuration of the first, and what all members are.
         run_one: `average_fold` of `names`, or a fake.
+        mirror: average over each image and its mirror image as well.
         results, runs, only, say: as for `cross_validate`.
 
     Raises:
         RunError: fewer than two experiments, a run is not there or not finished, or they differ in their images,
             their folds, or in what their networks take and give.
     """
-    if len(set(names)) < 2:
-        raise RunError("an average is of two or more experiments; name each with --average")
+    if len(set(names)) < 2 and not mirror:
+        raise RunError(
+            "an average is of two or more experiments, or of mirror images; give --average twice, or --mirror"
+        )
     found = sorted(Path(runs).glob(f"{names[0]}-fold*"), key=lambda path: path.name)
     first = next((path for path in found if path.name.removeprefix(f"{names[0]}-fold").isdigit()), None)
     if first is None:
         raise RunError(f"{Path(runs) / names[0]}-fold*: no run folders; busmt crossval --name {names[0]} makes them")
-    average = run_one or partial(average_fold, tuple(dict.fromkeys(names)))
+    average = run_one or partial(average_fold, tuple(dict.fromkeys(names)), mirror)
     return cross_validate(Run.open(first).config, name, average, results=results, runs=runs, only=only, say=say)
 
 
-def average_fold(names: Sequence[str], config: Config, place: Path) -> None:
+def average_fold(names: Sequence[str], mirror: bool, config: Config, place: Path) -> None:
     """Average the answers of one fold's runs, which lie beside the new one, and evaluate it.
 
     Raises:
@@ -223,7 +228,7 @@ def average_fold(names: Sequence[str], config: Config, place: Path) -> None:
     for member, table in zip(members, tables, strict=True):
         if not table.equals(tables[0]):
             raise RunError(f"{member.path}: its images have other parts than in {members[0].path}; no fold to average")
-    run = Run.open(place) if place.exists() else make_ensemble(members, place, config=config)
+    run = Run.open(place) if place.exists() else make_ensemble(members, place, mirror=mirror, config=config)
     evaluate_run(run, Predictor.load(run.path), pictures=False)
 
 
@@ -327,6 +332,7 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
         "images": run.folds()["part"].value_counts().to_dict(),
         "epochs": len(history) or None,
         "members": environment.get("ensemble"),
+        "averaged": environment.get("averaged"),
         "cpu_hours": round(environment["cpu_seconds"] / 3600, 4) if "cpu_seconds" in environment else None,
         "calibration": run.calibration(),
         # one string a row, so that two versions of the file can be compared line by line

@@ -84,6 +84,10 @@ def test_networks_of_two_experiments_answer_together(tmp_path):
     assert [member["run"] for member in record["members"]] == ["one-fold1", "two-fold1"]
     assert record["cpu_hours"] == pytest.approx(sum(part["cpu_hours"] for part in parts), abs=1e-3)
     assert record["calibration"]["fitted_on"] == "validation"
+    crossval("--average", "one", "--mirror", "--name", "turned", "--fold", 1, cwd=tmp_path)
+    turned = json.loads((tmp_path / "results" / "turned" / "fold_1.json").read_text())
+    assert [member["run"] for member in turned["members"]] == ["one-fold1"]
+    assert (record["averaged"], turned["averaged"]) == ("answers", "answers, also of mirror images")
     image = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
     runs = [Run.open(tmp_path / "runs" / f"{name}-fold1") for name in ("both", "one", "two")]
     own, *logits = (load_network(run.model_path).predict_on_batch(image)["mask_logits"] for run in runs)
@@ -104,8 +108,9 @@ def test_networks_of_two_experiments_answer_together(tmp_path):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (("--name", "x", "--average", "p1"), RunError, "name each with --average"),
+        (("--name", "x", "--average", "p1"), RunError, "give --average twice, or --mirror"),
         (("--name", "x", "--average", "p1", "--average", "p2"), RunError, "busmt crossval --name p1 makes them"),
+        (("--name", "x", "--mirror"), ConfigError, "name their experiment with --average"),
         (("--name", "x", "--average", "p1", "--epochs", "3"), ConfigError, "--average trains nothing; leave out"),
         (("--name", "a/b"), ConfigError, "plain name"),
         (("--name", "none", "--merge"), DataError, "no fold_K.json"),
