@@ -3,8 +3,8 @@
     python benchmarks/results_page.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->
     python benchmarks/results_page.py --check    # exit code 1 where the page does not say what the files say
 
-NAME is a folder that `busmt crossval` or `busmt benchmark` made, one of metrics.json files of another cohort (`busmt evaluate RUN --data
-COHORT`), one row each, or "summary".
+NAME is a folder that `busmt crossval` or `busmt benchmark` made, one of metrics.json files of another cohort
+(`busmt evaluate RUN --data COHORT`), one row each, or "summary".
 """
 
 from __future__ import annotations

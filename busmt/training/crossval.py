@@ -202,9 +202,7 @@ def average_experiments(
             their folds, or in what their networks take and give.
     """
     if len(set(names)) < 2 and not mirror:
-        raise RunError(
-            "an average is of two or more experiments, or of mirror images; give --average twice, or --mirror"
-        )
+        raise RunError("an average is of two or more experiments: give --average twice, or --mirror")
     found = sorted(Path(runs).glob(f"{names[0]}-fold*"), key=lambda path: path.name)
     first = next((path for path in found if path.name.removeprefix(f"{names[0]}-fold").isdigit()), None)
     if first is None:
