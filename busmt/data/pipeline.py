@@ -20,6 +20,8 @@ from busmt.data.catalog import Catalog
 from busmt.errors import DataError
 
 Progress = Callable[[int, int], None]
+_CALLS = 4
+"""Elements that are made at a time where the number of threads is not given."""
 
 
 def steps_per_epoch(catalog: Catalog, config: Config) -> int:
@@ -45,7 +47,7 @@ def training_dataset(
         catalog: the training part only.
         config: input size, batch size, seed, balance, augmentation, cache and number of epochs.
         first_epoch: epoch to start with, from 0.
-        threads: parallel readers; None lets tf.data choose.
+        threads: parallel readers, in threads of their own; None: a few, in those of TensorFlow.
         progress: called with (done, total) while the cache is filled.
 
     Raises:
@@ -71,11 +73,12 @@ def training_dataset(
     def epoch(row: tf.Tensor) -> tf.data.Dataset:
         positions = tf.data.Dataset.range(length)
         return positions.map(
-            lambda position: element(row, position), num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True
+            lambda position: element(row, position), num_parallel_calls=threads or _CALLS, deterministic=True
         ).batch(config.training.batch_size)
 
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # the end of a training would wait for the thread that tunes, up to a minute
     if threads:
         options.threading.private_threadpool_size = threads
     return tf.data.Dataset.range(len(epochs)).flat_map(epoch).with_options(options).prefetch(2)
