@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,44 @@ import click
 from busmt.cli.common import json_option, print_json, progress, quiet_start, require_plain_name, say
 from busmt.config import ARCHITECTURES, OURS
 from busmt.errors import ConfigError
+
+
+def _data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of a table of trainings: how much, on what."""
+    for option in (
+        click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data."),
+        click.option(
+            "--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default for quick: phantoms."
+        ),
+        click.option(
+            "--preset", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="How much."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _table_options(name: str, row: str, seeds: tuple[int, ...]) -> Callable[..., Any]:
+    """Options of a table of trainings: settings and places; what a row is and the table's name go into the help."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in (
+            json_option,
+            click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go."),
+            click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go."),
+            click.option("--name", help=f"Of the table; it goes to RESULTS/NAME/accuracy.md. Default: {name}-PRESET."),
+            click.option(
+                "--config", "config_file", metavar="FILE", help=f"YAML file on top of the preset, for every {row}."
+            ),
+            click.option("--epochs", type=int, help="Largest number of epochs."),
+            click.option(
+                "--seed", "seeds", type=int, multiple=True, default=seeds, show_default=True, help="Repeatable."
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @click.group(
@@ -85,20 +124,12 @@ epochs, to see that all works. full: all folds and epochs of the preset small of
 command goes on where it was interrupted.
 """
 )
-@click.option("--preset", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="How much.")
-@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default for quick: phantoms.")
-@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@_data_options
 @click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
 @click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
 @click.option("--system", "systems", type=click.Choice(ARCHITECTURES), multiple=True, help="Repeatable. Default: all.")
-@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
-@click.option("--epochs", type=int, help="Largest number of epochs.")
-@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset, for every system.")
-@click.option("--name", help="Of the table; it goes to RESULTS/NAME/accuracy.md. Default: accuracy-PRESET.")
 @click.option("--rounds", type=click.IntRange(0), default=20, show_default=True, help="Timed calls; 0: no times.")
-@click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
-@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
-@json_option
+@_table_options("accuracy", "system", seeds=(0,))
 def accuracy(
     preset: str,
     systems: tuple[str, ...],
@@ -112,16 +143,12 @@ def accuracy(
     **flags: Any,
 ) -> None:
     """Systems under one protocol: the same images, folds, budget and seeds, in one table."""
-    _require_data(preset, flags["data"])
-    if name:
-        require_plain_name(name, "--results")
-    quiet_start()
+    size, base = _begin(preset, flags["data"], name)
     from busmt.cli.display import TrainingDisplay
     from busmt.cli.train import configure, with_available_encoder
-    from busmt.deployment.accuracy import QUICK, benchmark_accuracy
+    from busmt.deployment.accuracy import benchmark_accuracy
     from busmt.training.crossval import run_fold
 
-    size, base = ("tiny", QUICK) if preset == "quick" else ("small", {})
     configs = {
         system: with_available_encoder(configure(size, config_file, {**flags, "model": system}, base=base))
         for system in dict.fromkeys((OURS, *(systems or ARCHITECTURES)))
@@ -151,19 +178,11 @@ with --start cohort-pretraining. All have the same folds, in which nothing is on
 compared on the images that the curation keeps. The same command goes on where it was interrupted.
 """
 )
-@click.option("--preset", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="How much.")
-@click.option("--data", metavar="PATH", help="BUSI or BUS-BRA folder, or a catalog CSV. Default for quick: phantoms.")
-@click.option("--cohort", type=click.Choice(["auto", "busi", "bus-bra", "csv"]), help="How to read --data.")
+@_data_options
 @click.option("--part", "parts", multiple=True, metavar="NAME", help="A row; repeatable. Default: all that there are.")
 @click.option("--start", metavar="RUN", help="A finished run on another cohort, for the row cohort-pretraining.")
 @click.option("--fold", "only", type=int, multiple=True, default=(0, 1), show_default=True, help="Repeatable.")
-@click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1), show_default=True, help="Repeatable.")
-@click.option("--epochs", type=int, help="Largest number of epochs.")
-@click.option("--config", "config_file", metavar="FILE", help="YAML file on top of the preset, for every row.")
-@click.option("--name", help="Of the table; it goes to RESULTS/NAME/accuracy.md. Default: ablation-PRESET.")
-@click.option("--results", default="results", show_default=True, metavar="DIR", help="Where results go.")
-@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Where run folders go.")
-@json_option
+@_table_options("ablation", "row", seeds=(0, 1))
 def ablation(
     preset: str,
     parts: tuple[str, ...],
@@ -178,20 +197,12 @@ def ablation(
     **flags: Any,
 ) -> None:
     """Our system and the same without one of its parts, in one table."""
-    _require_data(preset, flags["data"])
-    if name:
-        require_plain_name(name, "--results")
-    quiet_start()
+    size, base = _begin(preset, flags["data"], name)
     from busmt.cli.display import TrainingDisplay
     from busmt.cli.train import configure, with_available_encoder
-    from busmt.deployment.ablation import PARTS, ablate
-    from busmt.deployment.accuracy import QUICK
+    from busmt.deployment.ablation import ablate
     from busmt.training.crossval import run_fold
 
-    for part in parts:
-        if part not in PARTS:
-            raise ConfigError(f"--part {part}: not one of {', '.join(PARTS)}")
-    size, base = ("tiny", QUICK) if preset == "quick" else ("small", {})
     table = ablate(
         with_available_encoder(configure(size, config_file, flags, base=base)),
         name or f"ablation-{preset}",
@@ -208,9 +219,16 @@ def ablation(
     _show(table, as_json)
 
 
-def _require_data(preset: str, data: str | None) -> None:
+def _begin(preset: str, data: str | None, name: str | None) -> tuple[str, Mapping[str, Any]]:
+    """Check what can be checked before TensorFlow is there; the preset of `busmt train`, and what is set beneath it."""
     if preset == "full" and not data:
         raise ConfigError("--preset full compares on real images; name them with --data")
+    if name:
+        require_plain_name(name, "--results")
+    quiet_start()
+    from busmt.deployment.accuracy import QUICK
+
+    return ("tiny", QUICK) if preset == "quick" else ("small", {})
 
 
 def _show(table: dict[str, Any], as_json: bool) -> None:

@@ -46,7 +46,7 @@ def ablation_configs(ours: Config, parts: Sequence[str] = (), start: str | None 
         start: a finished run on another cohort, for the row that starts from it.
 
     Raises:
-        ConfigError: a part that our configuration does not have, or the pretraining without a run.
+        ConfigError: no such part, one that our configuration does not have, or the pretraining without a run.
     """
     missing = {}
     if start is None:
@@ -56,6 +56,8 @@ def ablation_configs(ours: Config, parts: Sequence[str] = (), start: str | None 
     if ours.network.encoder == "unet":
         missing["no-imagenet"] = "the plain U-Net encoder has no ImageNet weights"
     for part in parts:
+        if part not in PARTS:
+            raise ConfigError(f"--part {part}: not one of {', '.join(PARTS)}")
         if part in missing:
             raise ConfigError(f"{part}: {missing[part]}")
     configs = {OURS: ours}

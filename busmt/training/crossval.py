@@ -203,7 +203,7 @@ def average_experiments(
     """
     if len(set(names)) < 2 and not mirror:
         raise RunError("an average is of two or more experiments: give --average twice, or --mirror")
-    found = sorted(Path(runs).glob(f"{names[0]}-fold*"), key=lambda path: path.name)
+    found = sorted(Path(runs).glob(f"{names[0]}-fold*"))
     first = next((path for path in found if path.name.removeprefix(f"{names[0]}-fold").isdigit()), None)
     if first is None:
         raise RunError(f"{Path(runs) / names[0]}-fold*: no run folders; busmt crossval --name {names[0]} makes them")
