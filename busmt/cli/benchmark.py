@@ -118,6 +118,7 @@ Examples:
   busmt benchmark accuracy --preset quick
   busmt benchmark accuracy --preset quick --system unet --system classifier --json
   busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --name busi
+  busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --fold 0 --fold 1 --name two-folds
 \b
 The systems are those of `busmt train --help`; busmt itself is always among them. quick: phantoms, two folds, four
 epochs, to see that all works. full: all folds and epochs of the preset small of `busmt train`, on --data. The same
@@ -128,11 +129,13 @@ command goes on where it was interrupted.
 @click.option("--curated", metavar="FILE", help="Name list of the samples to use, or a built-in list's name.")
 @click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
 @click.option("--system", "systems", type=click.Choice(ARCHITECTURES), multiple=True, help="Repeatable. Default: all.")
+@click.option("--fold", "only", type=int, multiple=True, help="A fold to compute, from 0; repeatable. Default: all.")
 @click.option("--rounds", type=click.IntRange(0), default=20, show_default=True, help="Timed calls; 0: no times.")
 @_table_options("accuracy", "system", seeds=(0,))
 def accuracy(
     preset: str,
     systems: tuple[str, ...],
+    only: tuple[int, ...],
     seeds: tuple[int, ...],
     config_file: str | None,
     name: str | None,
@@ -158,6 +161,7 @@ def accuracy(
         name or f"accuracy-{preset}",
         partial(run_fold, stage=progress, display=TrainingDisplay),
         seeds=tuple(dict.fromkeys(seeds)),
+        only=tuple(dict.fromkeys(only)),
         results=results,
         runs=runs,
         rounds=rounds,

@@ -235,7 +235,7 @@ def test_mistakes_are_named(arguments, message):
 
 
 def test_quick_end_to_end(tmp_path):
-    """Two systems, really trained, on phantoms."""
+    """Two systems, really trained, on phantoms, in one of two folds."""
     settings = {
         "data": {"phantoms_per_class": 10},
         "folds": {"validation_share": 0.3},
@@ -244,7 +244,7 @@ def test_quick_end_to_end(tmp_path):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "busmt", "benchmark", "accuracy", "--preset", "quick", "--system", "classifier"]
-    command += ["--config", "small.yaml", "--json", "--rounds", "3"]
+    command += ["--config", "small.yaml", "--json", "--rounds", "3", "--fold", "1"]
     answer = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=540, env=os.environ, check=False
     )
@@ -252,8 +252,8 @@ def test_quick_end_to_end(tmp_path):
     assert "Traceback" not in answer.stderr
     table = json.loads(answer.stdout)
     assert {row["system"] for row in table["rows"]} == {"busmt", "classifier"}
-    assert table["protocol"]["images"] == 30
+    assert (table["protocol"]["folds"], table["protocol"]["images"]) == (1, 15)
     assert all(row["cpu_hours"] > 0 for row in table["rows"])
     folder = tmp_path / "results" / "accuracy-quick"
     assert (folder / "accuracy.md").is_file()
-    assert len(list(folder.glob("*/fold_*.json"))) == 4
+    assert sorted(path.name for path in folder.glob("*/fold_*.json")) == ["fold_1.json"] * 2
