@@ -11,6 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from reproduce import STEPS, command, in_order
+
+from busmt.cli.crossval import crossval
+from busmt.cli.train import configure
 from busmt.data.images import plain
 from busmt.training.crossval import fold_table, pool_folds, read_fold
 
@@ -43,6 +48,46 @@ def test_no_image_is_tested_twice_and_no_group_in_two_folds(folder):
     table = pd.concat(tables)
     assert table["image_id"].is_unique
     assert table.groupby("group")["fold"].nunique().max() == 1
+
+
+PLACES = dict.fromkeys(("busi", "bus_bra", "list", "results", "runs"), "x y") | {"settings": str(ROOT / "results")}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_command_to_reproduce_it_has_the_settings_it_was_made_with(folder):
+    stored = read_fold(folder / "fold_0.json")
+    options = crossval.make_context("crossval", command(folder.name, PLACES)[1:]).params
+    assert options["name"] == folder.name
+    if options["average"]:
+        assert [f"{name}-fold0" for name in options["average"]] == [member["run"] for member in stored["members"]]
+        assert options["mirror"] == (stored.get("averaged") == "answers, also of mirror images")
+        return
+    made = configure(options["preset"], options["config_file"], options).to_dict()
+    for section in ("folds", "balance", "augment", "network", "loss", "training"):
+        for key, value in stored["config"][section].items():
+            if key not in ("fold", "start"):
+                assert made[section][key] == value, f"{section}.{key}"
+    assert bool(made["training"]["start"]) == bool(stored["config"]["training"]["start"])
+    assert bool(made["curation"]["curated"]) == bool(stored["config"]["curation"]["curated"])
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_result_needs_comes_before_it(name):
+    steps = list(in_order(name))
+    assert steps[-1] == name
+    assert len(set(steps)) == len(steps)
+    for number, step in enumerate(steps):
+        assert set(STEPS[step][0]) <= set(steps[:number])
+
+
+def test_reproduce_says_what_it_lacks():
+    script = [sys.executable, str(ROOT / "benchmarks" / "reproduce.py")]
+    answer = subprocess.run([*script, "p2-transfer", "--busi", "x"], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert "p2-transfer needs --bus-bra" in answer.stderr
+    answer = subprocess.run([*script, "p1", "--busi", "x y", "--dry-run"], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0
+    assert "--data 'x y'" in answer.stdout
 
 
 def approximately(value):
