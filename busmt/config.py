@@ -52,6 +52,8 @@ MAX_CONFIG_BYTES = 16 * 1024
 PRESETS: tuple[str, ...] = ("tiny", "small", "base")
 BALANCE_MODES: tuple[str, ...] = ("rotation", "round")
 """How often samples are repeated; see `busmt.data.balance.class_quota`."""
+FOLD: str = "{fold}"
+"""In `training.start`, stands for the number of the fold."""
 PATH_SETTINGS: tuple[tuple[str, str], ...] = (
     ("data", "path"), ("curation", "curated"), ("folds", "file"), ("training", "start"),
 )  # fmt: skip
@@ -245,7 +247,9 @@ class TrainingConfig:
         high=100,
     )
     start: str | None = option(
-        None, "finished run or .keras file whose weights the network starts from, where names and shapes agree"
+        None,
+        "finished run or .keras file whose weights the network starts from, where names and shapes agree; {fold} in "
+        "its name stands for folds.fold",
     )
     deterministic: bool = option(True, "bit-identical results for the same seed on the same CPU")
     cache: str = option(

@@ -19,6 +19,7 @@ Examples:
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1 --fold 3 --fold 4
   busmt crossval --data path/to/Dataset_BUSI_with_GT --name p1x3 --members 3
+  busmt crossval --data path/to/BUS-BRA --start runs/p3-fold{fold} --config larger.yaml --name p3-larger
   busmt crossval --name p1 --merge
   busmt crossval --average p1 --average p1x3 --name both
   busmt crossval --average p3 --mirror --name p3-mirror
@@ -42,7 +43,11 @@ Examples:
 @click.option("--epochs", type=int, help="Largest number of epochs.")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
 @click.option("--members", type=int, help="Trainings of each fold whose weights are averaged. Default: 1.")
-@click.option("--start", metavar="RUN", help="Start every fold from the weights of this finished run.")
+@click.option(
+    "--start",
+    metavar="RUN",
+    help="Start every fold from the weights of this finished run; {fold} in its name stands for the fold's number.",
+)
 @click.option(
     "--average",
     metavar="NAME",

@@ -151,11 +151,17 @@ def provenance(
     return record
 
 
-def images_also_trained_on(run: Run, external: Catalog) -> int:
-    """How many images of another cohort are, byte by byte, among those the model was fitted on."""
+def images_also_trained_on(run: Run, external: Catalog, missing_ok: bool = False) -> int:
+    """How many images of another cohort are, byte by byte, among those the model was fitted on.
+
+    Args:
+        run: the model's.
+        external: the other cohort.
+        missing_ok: leave out images of the run that are no longer there, instead of raising DataError.
+    """
     folds = run.folds()
     fitted_on = run.catalog().select(folds["image_id"][folds["part"] != "test"])
-    seen = {file_hash(sample.image) for sample in fitted_on}
+    seen = {file_hash(sample.image) for sample in fitted_on if not missing_ok or os.path.exists(sample.image)}
     return sum(file_hash(sample.image) in seen for sample in external)
 
 

@@ -29,6 +29,7 @@ _NEUTRAL = {"mask_offset": 0.0, "temperature": 1.0}
 """What the fitted weights of the last layer are before they are fitted."""
 _SAME = ("input_size", "tasks", "refinement")
 """Settings of the network in which members must agree."""
+_ONE_START = "weights can be averaged where networks set out from the same ones"
 
 
 def make_ensemble(
@@ -145,8 +146,11 @@ def _require_one_start(run: Run, first: Run) -> None:
         if here[section][key] != there[section][key]:
             raise RunError(
                 f"{run.path}: {section}.{key} is {here[section][key]!r}, and {there[section][key]!r} in {first.path}; "
-                "weights can be averaged where networks set out from the same ones"
+                + _ONE_START
             )
+    starts = [one.environment().get("start", {}).get("sha256") for one in (run, first)]
+    if starts[0] != starts[1]:
+        raise RunError(f"{run.path}: was started from other weights than {first.path}; {_ONE_START}")
 
 
 def _parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

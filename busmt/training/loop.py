@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from busmt.config import FOLD
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.data.tables import write_table
 from busmt.errors import DataError, RunError
@@ -20,7 +21,7 @@ from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
 from busmt.training.environment import describe, differences
 from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
-from busmt.training.start import start_from
+from busmt.training.start import refuse_seen, start_from
 from busmt.training.trainer import MultiTaskTrainer, compile_trainer
 from busmt.training.validation import ValidationSet, calibrate
 
@@ -258,7 +259,9 @@ def _one_line_errors(run: Run) -> Iterator[None]:
 def _start(run: Run, network: keras.Model) -> None:
     """Weights of the earlier run that is named in the configuration; the same ones after an interruption."""
     assert run.config.training.start is not None
-    facts = start_from(network, run.config.training.start)
+    source = run.config.training.start.replace(FOLD, str(run.config.folds.fold))
+    refuse_seen(run, source)
+    facts = start_from(network, source)
     known = run.environment().get("start", facts)
     if known["sha256"] != facts["sha256"]:
         raise RunError(f"{facts['file']}: has changed since {run.path} was started from it; start again")

@@ -10,11 +10,13 @@ import keras
 import numpy as np
 
 from busmt.config import LABEL_LOGITS_OUTPUT
+from busmt.data.folds import PARTS
 from busmt.data.images import file_hash
 from busmt.errors import RunError
+from busmt.evaluation.evaluate import images_also_trained_on
 from busmt.model.network import REFINEMENT_LAYER
 from busmt.prediction import load_network
-from busmt.training.run import Run
+from busmt.training.run import FOLDS, Run
 
 
 def start_from(network: keras.Model, source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -55,3 +57,19 @@ def start_from(network: keras.Model, source: str | os.PathLike[str]) -> dict[str
         "layers": len(copied),
         "left": left,
     }
+
+
+def refuse_seen(run: Run, source: str | os.PathLike[str]) -> None:
+    """Raise RunError where the run to start from has used images, byte by byte, that the new run is tested on.
+
+    A .keras file does not tell what it was trained on, and images that are no longer there cannot be compared.
+    """
+    folds = run.folds()
+    if not (Path(source) / FOLDS).exists() or not (folds["part"] == PARTS[2]).any():
+        return
+    seen = images_also_trained_on(Run.open(source), run.part(PARTS[2]), missing_ok=True)
+    if seen:
+        raise RunError(
+            f"{source}: was trained on {seen} of the images that {run.path} is tested on; start from a run that held "
+            "the same fold out ({fold} in the name stands for its number)"
+        )
