@@ -121,11 +121,16 @@ def test_averaged_weights_are_the_means_and_their_statistics_those_of_the_images
     assert made.environment()["averaged"] == "weights"
 
 
-def test_weights_of_different_starts_are_not_averaged(members, tmp_path):
+def test_weights_of_different_starts_are_not_averaged(members, same_start, tmp_path):
     with pytest.raises(RunError, match=r"training\.seed is 3, and 0 .* set out from the same"):
         make_ensemble(members, tmp_path / "soup", weights=True)
     with pytest.raises(RunError, match="mirror images"):
         make_ensemble(members, tmp_path / "soup", weights=True, mirror=True)
+    first, second = same_start
+    started = Run(shutil.copytree(second.path, tmp_path / "started"), second.config)
+    started.write_json("environment.json", second.environment() | {"start": {"sha256": "0" * 64}})
+    with pytest.raises(RunError, match=r"started: was started from other weights than .* set out from the same"):
+        make_ensemble([first, started], tmp_path / "soup", weights=True)
 
 
 def test_an_average_is_not_reproduced_by_one_training(members, tmp_path):

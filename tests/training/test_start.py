@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -78,3 +79,20 @@ def test_a_run_without_test_part_starts_from_another_and_says_so(phantom_folder,
     inputs, _, source = parity_images(run, count=3)
     assert len(inputs) == 3
     assert source == "validation images"
+
+
+def test_the_fold_in_the_name_stands_for_its_number_and_the_test_images_must_be_new(tiny_run_folder, tmp_path):
+    shutil.copytree(tiny_run_folder, tmp_path / "first-fold0")
+    template = str(tmp_path / "first-fold{fold}")
+    first = Config.from_yaml(tiny_run_folder / "config.yaml")
+    assert first.folds.fold == 0
+    settings = first.replace({"training": {"epochs": 1, "deterministic": False, "start": template}})
+    run = train(prepare_run(settings, tmp_path / "second-fold0"))
+    assert run.environment()["start"]["file"] == str(tmp_path / "first-fold0" / "model.keras")
+    assert run.config.training.start == template
+    wrong = settings.replace({"folds": {"fold": 1}, "training": {"start": str(tmp_path / "first-fold0")}})
+    run = prepare_run(wrong, tmp_path / "wrong-fold1")
+    with pytest.raises(RunError, match=f"was trained on {len(run.part('test'))} of the images that .* is tested on"):
+        train(run)
+    with pytest.raises(RunError, match="first-fold1: no such run folder"):
+        train(prepare_run(settings.replace({"folds": {"fold": 1}}), tmp_path / "second-fold1"))
