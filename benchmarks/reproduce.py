@@ -45,6 +45,11 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--data {bus_bra} --config {settings}/p3-transfer.yaml --start {runs}/released --name p3-transfer",
     ),
     "p3-mirror": (("p3-transfer",), _CROSSVAL + "--average p3-transfer --mirror --name p3-mirror"),
+    "p3-large": (
+        ("p3-transfer",),
+        _CROSSVAL + "--data {bus_bra} --config {settings}/p3-large.yaml --start {runs}/p3-transfer-fold{{fold}} "
+        "--name p3-large",
+    ),
     "p3-both": (("p3", "p3-transfer"), _CROSSVAL + "--average p3 --average p3-transfer --mirror --name p3-both"),
     "p4": (("released",), "evaluate {runs}/released --data {bus_bra}"),
 }

@@ -44,7 +44,8 @@ _SUMMARY: tuple[tuple[str, str, str], ...] = (
     ("", "p1", "ImageNet, then BUSI"),
     ("P2, published list", "p2-transfer", "BUS-BRA, then BUSI"),
     ("", "p2b", "ImageNet, then BUSI"),
-    ("P3, BUS-BRA", "p3-mirror", "the one below, with mirror images"),
+    ("P3, BUS-BRA", "p3-both", "`p3-transfer` and `p3` answer together, with mirror images"),
+    ("", "p3-mirror", "`p3-transfer` with mirror images"),
     ("", "p3-transfer", "BUSI, then BUS-BRA"),
     ("", "p3", "ImageNet, then BUS-BRA"),
 )
