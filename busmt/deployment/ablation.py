@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from busmt.config import OURS, Config
+from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_cohort
 from busmt.data.curation import curate
 from busmt.data.folds import make_folds, write_folds
 from busmt.data.phantom import write_phantoms
+from busmt.data.pipeline import steps_per_epoch
 from busmt.deployment.accuracy import benchmark_accuracy
 from busmt.errors import ConfigError
 from busmt.training.prepare import fingerprint_cache
@@ -84,7 +86,8 @@ def ablate(
 
     All rows have the same folds: of everything, duplicates and contradictions too, in whole groups
     (RESULTS/NAME/folds.csv). So the row without curation trains on more images than the others, with none that shows
-    a lesion of its test images, and all are compared on the images that the curation keeps.
+    a lesion of its test images, and all are compared on the images that the curation keeps. Rows whose epochs are
+    longer or shorter, because of more images or of no repetition, have so many epochs that they take as many steps.
 
     Args:
         ours: the configuration that the parts are taken from; `folds.file` is set here where it has none.
@@ -104,7 +107,7 @@ def ablate(
     configs = ablation_configs(ours, parts, start)
     shared = _shared_protocol(ours, Path(results) / name / FOLDS_FILE, Path(runs) / name, say)
     return benchmark_accuracy(
-        {part: config.replace(shared) for part, config in configs.items()},
+        as_many_steps({part: config.replace(shared) for part, config in configs.items()}),
         name,
         run_one,
         seeds=seeds,
@@ -126,10 +129,28 @@ def _shared_protocol(ours: Config, file: Path, runs: Path, say: Callable[[str], 
             write_phantoms(path, per_class=ours.data.phantoms_per_class, seed=ours.data.phantom_seed)
     if not ours.folds.file and not file.exists():
         say(f"folds of everything, in whole groups: {file}")
-        catalog = read_cohort(path, ours.data.cohort)
-        if ours.curation.enabled:
-            everything = ours.replace({"curation": EVERYTHING}).curation
-            catalog = curate(catalog, everything, cache_dir=fingerprint_cache(ours)).catalog
+        catalog = _catalog(ours.replace({"data": {"path": path}, "curation": EVERYTHING}))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_folds(make_folds(catalog, ours.replace({"folds": {"fold": None}}).folds), file)
     return {"data": {"path": path}, "folds": {"file": ours.folds.file or str(file)}}
+
+
+def as_many_steps(configs: Mapping[str, Config]) -> dict[str, Config]:
+    """The same rows, with epochs (and patience) of those with longer or shorter ones changed to the steps of ours."""
+    ours, changed = configs[OURS], dict(configs)
+    for part, config in configs.items():
+        if (config.curation, config.balance) == (ours.curation, ours.balance):
+            continue
+        ratio = steps_per_epoch(_catalog(ours), ours) / steps_per_epoch(_catalog(config), config)
+        epochs, patience = (max(1, round(ratio * n)) for n in (ours.training.epochs, ours.training.patience))
+        changed[part] = config.replace({"training": {"epochs": epochs, "patience": patience}})
+    return changed
+
+
+def _catalog(config: Config) -> Catalog:
+    """All images of a configuration, as it curates them."""
+    assert config.data.path is not None
+    catalog = read_cohort(config.data.path, config.data.cohort)
+    if not config.curation.enabled:
+        return catalog
+    return curate(catalog, config.curation, cache_dir=fingerprint_cache(config)).catalog

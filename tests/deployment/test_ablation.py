@@ -16,7 +16,8 @@ from disc_cohort import FakePredictor
 from busmt.cli.main import cli
 from busmt.config import OURS, Config
 from busmt.data.folds import read_folds
-from busmt.deployment.ablation import PARTS, START, ablate, ablation_configs
+from busmt.data.pipeline import steps_per_epoch
+from busmt.deployment.ablation import PARTS, START, _catalog, ablate, ablation_configs, as_many_steps
 from busmt.errors import BusmtError, ConfigError
 from busmt.evaluation.evaluate import evaluate_run
 from busmt.training import crossval
@@ -74,6 +75,19 @@ def test_each_row_changes_its_part_alone(ours):
         expected = {"training"} if name == START else set(PARTS.get(name, {}))
         assert changed == expected, name
     assert configs[START].training.start == "runs/other"
+
+
+def test_rows_with_other_epochs_take_as_many_steps(ours):
+    ours = ours.replace({"training": {"epochs": 100, "batch_size": 1}})
+    configs = as_many_steps(ablation_configs(ours, ("no-curation", "no-repetition", "no-attention")))
+    epochs = {name: config.training.epochs for name, config in configs.items()}
+    # 40 images, 20 of them benign; 42 with the copies of a benign and a malignant one; repetition fills the classes up
+    repeated = {name: steps_per_epoch(_catalog(configs[name]), configs[name]) for name in configs}
+    assert epochs["no-attention"] == epochs[OURS] == 100
+    assert repeated["no-repetition"] == 40
+    assert repeated["no-curation"] > repeated[OURS] > 40
+    for name, steps in repeated.items():
+        assert abs(epochs[name] * steps - 100 * repeated[OURS]) <= steps / 2, name
 
 
 @pytest.mark.parametrize(
