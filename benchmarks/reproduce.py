@@ -51,6 +51,10 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         "--name p3-large",
     ),
     "p3-both": (("p3", "p3-transfer"), _CROSSVAL + "--average p3 --average p3-transfer --mirror --name p3-both"),
+    "p3-all": (
+        ("p3", "p3-transfer", "p3-large"),
+        _CROSSVAL + "--average p3 --average p3-transfer --average p3-large --mirror --name p3-all",
+    ),
     "p4": (("released",), "evaluate {runs}/released --data {bus_bra}"),
 }
 """Result to those that it needs and its command. `results/` holds what came of it, under the same name."""

@@ -35,6 +35,38 @@ class Mirror(layers.Layer):
         return tuple(input_shape)
 
 
+@keras.saving.register_keras_serializable(package="busmt")
+class Resize(layers.Layer):
+    """An image or map at another size, bilinear without antialiasing.
+
+    Args:
+        size: side of the result, pixels.
+
+    Input shape:
+        (B, H, W, C).
+
+    Output shape:
+        (B, size, size, C).
+
+    Example:
+        >>> Resize(4)(ops.ones((1, 8, 8, 1))).shape
+        TensorShape([1, 4, 4, 1])
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, inputs: Any) -> Any:
+        return ops.image.resize(inputs, (self.size, self.size), interpolation="bilinear", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], self.size, self.size, input_shape[-1])
+
+    def get_config(self) -> Any:
+        return {**super().get_config(), "size": self.size}
+
+
 def average(networks: Sequence[keras.Model], refinement: str, mirror: bool = False) -> keras.Model:
     """A network whose logits are the means of those of its members.
 
@@ -42,18 +74,20 @@ def average(networks: Sequence[keras.Model], refinement: str, mirror: bool = Fal
     members', so that mask and class agree as they do in a single network.
 
     Args:
-        networks: of one input size, with the same tasks and kind of refinement; two or more, or one with `mirror`.
+        networks: with the same tasks and kind of refinement; two or more, or one with `mirror`. Those with a smaller
+            input than the largest get the image scaled down, and their masks are scaled up.
         refinement: that kind; see `busmt.config.NetworkConfig`.
         mirror: average over the image and its mirror image as well (test-time augmentation); twice the time.
 
     Returns:
-        A model with the inputs and outputs of its members.
+        A model with the inputs and outputs of its members, at the largest input size among them.
     """
-    image = keras.Input(networks[0].input_shape[1:], name=IMAGE_INPUT)
+    largest = max(networks, key=lambda network: network.input_shape[1])
+    image = keras.Input(largest.input_shape[1:], name=IMAGE_INPUT)
     names = [name for name in (MASK_LOGITS_OUTPUT, LABEL_LOGITS_OUTPUT) if name in networks[0].output]
     answers = []
     for number, network in enumerate(networks):
-        member = keras.Model(network.input, [network.output[name] for name in names], name=f"member{number}")
+        member = _at_size(network, names, largest.input_shape[1], number)
         answers.append(member(image))
         if mirror:
             turned = zip(names, member(Mirror(name=f"mirror{number}")(image)), strict=True)
@@ -66,6 +100,19 @@ def average(networks: Sequence[keras.Model], refinement: str, mirror: bool = Fal
     model = finish(image, logits.get(MASK_LOGITS_OUTPUT), logits.get(LABEL_LOGITS_OUTPUT), refinement)
     _set_means(model.get_layer(REFINEMENT_LAYER), [network.get_layer(REFINEMENT_LAYER) for network in networks])
     return model
+
+
+def _at_size(network: keras.Model, names: Sequence[str], size: int, number: int) -> keras.Model:
+    """A model from an image (B, size, size, 1) to those logits of a network, masks of that size."""
+    logits = keras.Model(network.input, [network.output[name] for name in names], name=f"member{number}")
+    own = network.input_shape[1]
+    if own == size:
+        return logits
+    image = keras.Input((size, size, network.input_shape[-1]))
+    found = dict(zip(names, logits(Resize(own, name=f"shrink{number}")(image)), strict=True))
+    if MASK_LOGITS_OUTPUT in found:
+        found[MASK_LOGITS_OUTPUT] = Resize(size, name=f"grow{number}")(found[MASK_LOGITS_OUTPUT])
+    return keras.Model(image, list(found.values()), name=f"resized{number}")
 
 
 def soup(networks: Sequence[keras.Model], batches: Iterable[Any]) -> keras.Model:

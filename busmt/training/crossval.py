@@ -203,12 +203,20 @@ def average_experiments(
     """
     if len(set(names)) < 2 and not mirror:
         raise RunError("an average is of two or more experiments: give --average twice, or --mirror")
-    found = sorted(Path(runs).glob(f"{names[0]}-fold*"))
-    first = next((path for path in found if path.name.removeprefix(f"{names[0]}-fold").isdigit()), None)
-    if first is None:
-        raise RunError(f"{Path(runs) / names[0]}-fold*: no run folders; busmt crossval --name {names[0]} makes them")
+    from busmt.training.ensemble import largest_input
+
+    members = [_some_fold(Path(runs), member) for member in dict.fromkeys(names)]
+    config = members[0].config.replace({"network": {"input_size": largest_input(members)}})
     average = run_one or partial(average_fold, tuple(dict.fromkeys(names)), mirror)
-    return cross_validate(Run.open(first).config, name, average, results=results, runs=runs, only=only, say=say)
+    return cross_validate(config, name, average, results=results, runs=runs, only=only, say=say)
+
+
+def _some_fold(runs: Path, name: str) -> Run:
+    """A run of an experiment, of whichever fold."""
+    for path in sorted(runs.glob(f"{name}-fold*")):
+        if path.name.removeprefix(f"{name}-fold").isdigit():
+            return Run.open(path)
+    raise RunError(f"{runs / name}-fold*: no run folders; busmt crossval --name {name} makes them")
 
 
 def average_fold(names: Sequence[str], mirror: bool, config: Config, place: Path) -> None:

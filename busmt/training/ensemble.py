@@ -27,7 +27,7 @@ from busmt.training.validation import ValidationSet, calibrate
 _FITTED = ("mask_threshold", "temperature", "referral_threshold")
 _NEUTRAL = {"mask_offset": 0.0, "temperature": 1.0}
 """What the fitted weights of the last layer are before they are fitted."""
-_SAME = ("input_size", "tasks", "refinement")
+_SAME = ("tasks", "refinement")
 """Settings of the network in which members must agree."""
 _ONE_START = "weights can be averaged where networks set out from the same ones"
 
@@ -74,7 +74,7 @@ def make_ensemble(
     first, catalog = runs[0], runs[0].catalog()
     parts = _parts([run.folds() for run in runs])
     held = first.config.folds.fold if (parts["part"] == "test").any() else None
-    config = (config or first.config).replace({"folds": {"fold": held}})
+    config = (config or first.config).replace({"folds": {"fold": held}, "network": {"input_size": largest_input(runs)}})
     networks = [load_network(run.model_path) for run in runs]
     if weights:
         network = soup(networks, _inputs(catalog, parts, config))
@@ -116,6 +116,11 @@ def make_ensemble(
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror})") from error
     return Run.open(folder)
+
+
+def largest_input(runs: Sequence[Run]) -> int:
+    """The input size of an average of runs."""
+    return max(run.config.network.input_size for run in runs)
 
 
 def _inputs(catalog: Catalog, parts: pd.DataFrame, config: Config) -> Iterator[np.ndarray]:

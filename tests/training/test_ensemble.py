@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from busmt.data.pipeline import steps_per_epoch, training_dataset
 from busmt.deployment.export import export_run
 from busmt.errors import ConfigError, RunError
 from busmt.evaluation.evaluate import evaluate_run
+from busmt.model.network import build_network
 from busmt.model.outputs import REFINEMENT_LAYER
 from busmt.prediction import Predictor, load_network
 from busmt.training.ensemble import make_ensemble
@@ -91,6 +93,27 @@ def test_seeds_of_one_fold_keep_its_test_part_and_twins_say_what_each_says(tiny_
         assert made.calibration()[key] == pytest.approx(run.calibration()[key], rel=1e-2)
 
 
+def test_a_member_with_a_smaller_input_sees_the_image_scaled_down(tiny_run_folder, tmp_path):
+    first = Run.open(tiny_run_folder)
+    config = first.config.replace({"network": {"input_size": 32}})
+    small = Run(shutil.copytree(tiny_run_folder, tmp_path / "small"), config)
+    config.to_yaml(small.path / "config.yaml")
+    network = build_network(config.network)
+    network.set_weights(load_network(first.model_path).get_weights())
+    network.save(small.model_path)
+    made = make_ensemble([small, first], tmp_path / "both")
+    assert made.config.network.input_size == 64
+    image = np.random.default_rng(1).random((3, 64, 64, 1), np.float32)
+    shrunk = image.reshape(3, 32, 2, 32, 2, 1).mean(axis=(2, 4))  # what bilinear resizing to one half is
+    own = load_network(made.model_path).predict_on_batch(image)
+    parts = [network.predict_on_batch(shrunk), load_network(first.model_path).predict_on_batch(image)]
+    np.testing.assert_allclose(own["label_logits"], np.mean([p["label_logits"] for p in parts], axis=0), atol=1e-4)
+    grown = [cv2.resize(logits, (64, 64), interpolation=cv2.INTER_LINEAR) for logits in parts[0]["mask_logits"]]
+    expected = (np.stack(grown)[..., None] + parts[1]["mask_logits"]) / 2
+    np.testing.assert_allclose(own["mask_logits"], expected, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(own["mask"] > 0.5).any(axis=(1, 2, 3)), own["label"].argmax(axis=1) != 0)
+
+
 def test_an_image_and_its_mirror_image_get_mirrored_answers(tiny_run_folder, tmp_path):
     made = make_ensemble([Run.open(tiny_run_folder)], tmp_path / "mirror", mirror=True)
     assert made.environment()["averaged"] == "answers, also of mirror images"
@@ -163,7 +186,7 @@ def test_what_does_not_fit_together_is_refused(members, tmp_path):
         make_ensemble([members[0], other], tmp_path / "new")
     sized = Run(members[1].path, members[1].config.replace({"network": {"input_size": 96}}))
     with pytest.raises(RunError, match=r"network\.input_size is 96"):
-        make_ensemble([members[0], sized], tmp_path / "new")
+        make_ensemble([members[0], sized], tmp_path / "new", weights=True)
     (other.path / "model.keras").unlink()
     with pytest.raises(RunError, match="not finished"):
         make_ensemble([members[0], other], tmp_path / "new")
