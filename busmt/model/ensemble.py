@@ -49,8 +49,8 @@ class Resize(layers.Layer):
         (B, size, size, C).
 
     Example:
-        >>> Resize(4)(ops.ones((1, 8, 8, 1))).shape
-        TensorShape([1, 4, 4, 1])
+        >>> tuple(Resize(4)(ops.ones((1, 8, 8, 1))).shape)
+        (1, 4, 4, 1)
     """
 
     def __init__(self, size: int, **kwargs: Any) -> None:
