@@ -55,6 +55,10 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         ("p3", "p3-transfer", "p3-large"),
         _CROSSVAL + "--average p3 --average p3-transfer --average p3-large --mirror --name p3-all",
     ),
+    "p5": (
+        ("p3-fold0",),
+        _CROSSVAL + "--data {busi} --config {settings}/p5.yaml --start {runs}/p3-fold0 --name p5",
+    ),
     "p4": (("released",), "evaluate {runs}/released --data {bus_bra}"),
 }
 """Result to those that it needs and its command. `results/` holds what came of it, under the same name."""
