@@ -29,6 +29,9 @@ def main() -> int:
     from busmt.training.run import Run
 
     runs = [Run.open(path) for path in options.runs]
+    others = [run.name for run in runs if run.config.network.refinement != "ours"]
+    if others:
+        parser.error(f"{others[0]} was trained without refinement: nothing is learned that could be left out")
     systems = [System(kind, tuple(scores(run, kind) for run in runs)) for kind in KINDS]
     result = {
         "runs": [run.name for run in runs],
@@ -58,7 +61,7 @@ def scores(run: Any, kind: str) -> Any:
     print(f"{run.name}, refinement: {kind}", file=sys.stderr)
     network = load_network(run.model_path)
     end = network.get_layer(REFINEMENT_LAYER)
-    if kind != run.config.network.refinement:
+    if kind != "ours":
         logits = [network.output[name] for name in (MASK_LOGITS_OUTPUT, LABEL_LOGITS_OUTPUT)]
         image = keras.Input(network.input_shape[1:])
         network = finish(image, *keras.Model(network.input, logits)(image), kind)
