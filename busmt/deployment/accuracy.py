@@ -32,9 +32,12 @@ MEASURES: dict[str, tuple[str, str]] = {
     "iou": ("segmentation", "IoU"),
     "hd95_px": ("segmentation", "HD95, px"),
     "accuracy": ("classification", "Accuracy"),
+    "balanced_accuracy": ("classification", "Balanced accuracy"),
     "auroc_macro": ("classification", "AUROC"),
 }
 """Measure to its block of metrics.json and its heading; mask measures are means over lesion images."""
+_SHOWN = ("dice", "accuracy", "balanced_accuracy", "auroc_macro")
+"""Measures whose difference to ours stands in the table for people."""
 QUICK: dict[str, Any] = {
     "data": {"phantoms_per_class": 20},
     "folds": {"count": 2},
@@ -134,14 +137,14 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     """The table for people: figures with intervals, and differences to ours where an interval leaves out 0 in bold."""
     titles = [title for _, title in MEASURES.values()]
     timed = [name for name in TIMED if any(row["cost"]["milliseconds"][name] is not None for row in table["rows"])]
-    heading = ["System", *titles, "Δ Dice", "Δ Accuracy", "Δ AUROC", "Parameters, M", "GFLOPs"]
+    heading = ["System", *titles, *(f"Δ {MEASURES[key][1]}" for key in _SHOWN), "Parameters, M", "GFLOPs"]
     heading += [f"ms {variant}" for variant in timed] + ["CPU hours"]
     lines = [_line(heading), _line(["---"] * len(heading))]
     for row in table["rows"]:
         cost = row["cost"]
         cells = [f"**{row['system']}** (ours)" if row["ours"] else row["system"]]
         cells += [_cell(row["measures"].get(key)) for key in MEASURES]
-        cells += [_gap(row["differences"].get(key)) for key in ("dice", "accuracy", "auroc_macro")]
+        cells += [_gap(row["differences"].get(key)) for key in _SHOWN]
         cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['giga_operations']:.2f}"]
         cells += [_plain(cost["milliseconds"][variant]) for variant in timed] + [_plain(row["cpu_hours"])]
         lines.append(_line(cells))

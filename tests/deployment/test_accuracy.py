@@ -104,7 +104,7 @@ def test_rows_are_sorted_by_dice_and_what_has_no_mask_comes_last(finished):
 
 def test_each_system_has_the_measures_of_its_tasks(finished):
     table = finished[1]
-    masks, labels = {"dice", "iou", "hd95_px"}, {"accuracy", "auroc_macro"}
+    masks, labels = {"dice", "iou", "hd95_px"}, {"accuracy", "balanced_accuracy", "auroc_macro"}
     for name, own in {
         "busmt": masks | labels,
         "branch-both": masks | labels,
@@ -160,7 +160,7 @@ def test_three_files_hold_the_table(finished):
     assert float(rows[0]["dice"]) == table["rows"][0]["measures"]["dice"]["value"]
     assert rows[-1]["dice"] == ""
     lines = (folder / "accuracy.md").read_text().splitlines()
-    assert lines[0].startswith("| System | Dice | IoU | HD95, px | Accuracy | AUROC | Δ Dice |")
+    assert lines[0].startswith("| System | Dice | IoU | HD95, px | Accuracy | Balanced accuracy | AUROC | Δ Dice |")
     assert len({line.count("|") for line in lines[: len(SKILLS) + 2]}) == 1
     assert sum("**busmt** (ours)" in line for line in lines) == 1
     assert "24 test images of 12 groups, 2 fold(s), 1 seed(s)." in lines[-1]
