@@ -50,6 +50,7 @@ _SUMMARY: tuple[tuple[str, str, str], ...] = (
     ("", "p3-mirror", "`p3-transfer` with mirror images"),
     ("", "p3-transfer", "BUSI, then BUS-BRA"),
     ("", "p3", "ImageNet, then BUS-BRA"),
+    ("P5, raw BUSI, random split", "p5", "BUS-BRA, then BUSI; flattered by copies"),
 )
 """Protocol, folder and what was trained, of each row of the summary."""
 
