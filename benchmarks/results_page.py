@@ -4,7 +4,7 @@
     python benchmarks/results_page.py --check    # exit code 1 where the page does not say what the files say
 
 NAME is a folder that `busmt crossval` or `busmt benchmark` made, one of metrics.json files of another cohort
-(`busmt evaluate RUN --data COHORT`), one row each, or "summary".
+(`busmt evaluate RUN --data COHORT`), one row each, "summary", or "failures".
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from busmt.evaluation.headline import interval, number
+from busmt.training.crossval import fold_table, read_fold
 
 RESULTS = Path(__file__).parents[1] / "results"
 _AUROC = "auroc_malignant"
@@ -55,6 +58,10 @@ _SUMMARY: tuple[tuple[str, str, str], ...] = (
 """Protocol, folder and what was trained, of each row of the summary."""
 
 
+_FAILED = 0.5
+"""A lesion with a Dice below counts as one where something else is marked, or nothing."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
@@ -73,6 +80,8 @@ def table(name: str) -> str:
     """Markdown for one folder of results, or for the summary."""
     if name == "summary":
         return summary_table()
+    if name == "failures":
+        return failures_table("p1-both", "p2-transfer", "p3-all")
     folder = RESULTS / name
     if (folder / "accuracy.md").exists():
         return (folder / "accuracy.md").read_text(encoding="utf-8")
@@ -96,6 +105,29 @@ def summary_table() -> str:
         part = f", folds {', '.join(map(str, facts['folds']))} alone" if facts["missing"] else ""
         paths = ("segmentation.measures.dice", *(f"classification.measures.{key}" for key in ("accuracy", _AUROC)))
         cells = [protocol, f"`{name}`: {what}{part}", *(_interval(_find(metrics, path)) for path in paths)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def failures_table(*names: str) -> str:
+    """Where the Dice and the accuracy of experiments are lost."""
+    lines = [
+        f"| experiment | median lesion Dice | lesions below {_FAILED} | mean of the others | lesions called normal | "
+        "malignant called benign | benign called malignant | normals called lesion |",
+        "|---" * 8 + "|",
+    ]
+    for name in names:
+        table = pd.concat(fold_table(read_fold(file)) for file in (RESULTS / name).glob("fold_*.json"))
+        dice = table["dice"][table["lesion_pixels"] > 0].astype(float)
+        failed, label, said = dice < _FAILED, table["label"], table["predicted"]
+        wrong = [
+            ((said == "normal") & (label != "normal"), label != "normal"),
+            ((said == "benign") & (label == "malignant"), label == "malignant"),
+            ((said == "malignant") & (label == "benign"), label == "benign"),
+            ((said != "normal") & (label == "normal"), label == "normal"),
+        ]
+        cells = [f"`{name}`", number(dice.median()), f"{100 * failed.mean():.1f} %", number(dice[~failed].mean())]
+        cells += [f"{which.sum()} of {among.sum()}" if among.any() else "" for which, among in wrong]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
