@@ -25,18 +25,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     options = parser.parse_args()
 
-    from busmt.evaluation.compare import System, compare
+    from busmt.evaluation.compare import compare, system_of
     from busmt.training.run import Run
 
     runs = [Run.open(path) for path in options.runs]
     others = [run.name for run in runs if run.config.network.refinement != "ours"]
     if others:
         parser.error(f"{others[0]} was trained without refinement: nothing is learned that could be left out")
-    systems = [System(kind, tuple(scores(run, kind) for run in runs)) for kind in KINDS]
+    evaluated = {kind: [scores(run, kind) for run in runs] for kind in KINDS}
+    systems = [system_of(kind, folds) for kind, folds in evaluated.items()]
     result = {
         "runs": [run.name for run in runs],
         "images": len(systems[0].table),
-        "contradictions": {system.name: contradictions(system.table) for system in systems},
+        "contradictions": {
+            kind: sum(fold.metrics["agreement"]["after"]["contradictions"] for fold in folds)
+            for kind, folds in evaluated.items()
+        },
         "against_none": {
             pair["second"]: {key: pair["measures"][key] for key in MEASURES if key in pair["measures"]}
             for pair in compare(systems)["comparisons"]
@@ -50,7 +54,7 @@ def main() -> int:
 
 
 def scores(run: Any, kind: str) -> Any:
-    """The per-image table of a run's test images with another end on its logits."""
+    """The evaluation of a run's test images with another end on its logits."""
     import keras
 
     from busmt.config import LABEL_LOGITS_OUTPUT, MASK_LOGITS_OUTPUT
@@ -70,14 +74,7 @@ def scores(run: Any, kind: str) -> Any:
         fitted.temperature.assign(end.temperature)
     images = run.part("test")
     predictions = Predictor.from_network(network).predict_catalog(images)
-    return score_predictions(zip(images, predictions, strict=True), images.table, resamples=1).per_image
-
-
-def contradictions(table: Any) -> int:
-    """Images with a mask and the class normal, or the reverse."""
-    from busmt.config import CLASSES, NORMAL
-
-    return int(((table["predicted_pixels"] > 0) == (table["predicted"] == CLASSES[NORMAL])).sum())
+    return score_predictions(zip(images, predictions, strict=True), images.table, resamples=1)
 
 
 if __name__ == "__main__":

@@ -119,15 +119,17 @@ def failures_table(*names: str) -> str:
     for name in names:
         table = pd.concat(fold_table(read_fold(file)) for file in (RESULTS / name).glob("fold_*.json"))
         dice = table["dice"][table["lesion_pixels"] > 0].astype(float)
-        failed, label, said = dice < _FAILED, table["label"], table["predicted"]
-        wrong = [
-            ((said == "normal") & (label != "normal"), label != "normal"),
-            ((said == "benign") & (label == "malignant"), label == "malignant"),
-            ((said == "malignant") & (label == "benign"), label == "benign"),
-            ((said != "normal") & (label == "normal"), label == "normal"),
-        ]
+        failed = dice < _FAILED
+        metrics = json.loads((RESULTS / name / "metrics.json").read_text(encoding="utf-8"))
+        said = dict(zip(metrics["classes"], metrics["classification"]["confusion_as_said"], strict=True))
+        benign, malignant, normal = said["benign"], said["malignant"], said.get("normal")
         cells = [f"`{name}`", number(dice.median()), f"{100 * failed.mean():.1f} %", number(dice[~failed].mean())]
-        cells += [f"{which.sum()} of {among.sum()}" if among.any() else "" for which, among in wrong]
+        cells += [
+            f"{benign[0] + malignant[0]} of {sum(benign + malignant)}",
+            f"{malignant[1]} of {sum(malignant)}",
+            f"{benign[2]} of {sum(benign)}",
+            f"{normal[1] + normal[2]} of {sum(normal)}" if normal else "",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -315,6 +315,10 @@ class Config:
         """A copy with nested overrides applied and validated."""
         return Config.from_dict(merge(self.to_dict(), overrides))
 
+    def in_fold(self, name: str) -> str:
+        """The name of a file or folder, with the number of the fold that is held out where `FOLD` stands in it."""
+        return name.replace(FOLD, str(self.folds.fold))
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping safely.

@@ -138,10 +138,10 @@ def _shared_protocol(ours: Config, file: Path, runs: Path, say: Callable[[str], 
 def as_many_steps(configs: Mapping[str, Config]) -> dict[str, Config]:
     """The same rows, with epochs (and patience) of those with longer or shorter ones changed to the steps of ours."""
     ours, changed = configs[OURS], dict(configs)
-    for part, config in configs.items():
-        if (config.curation, config.balance) == (ours.curation, ours.balance):
-            continue
-        ratio = steps_per_epoch(_catalog(ours), ours) / steps_per_epoch(_catalog(config), config)
+    others = [part for part, row in configs.items() if (row.curation, row.balance) != (ours.curation, ours.balance)]
+    steps = {part: steps_per_epoch(_catalog(configs[part]), configs[part]) for part in (OURS, *others) if others}
+    for part in others:
+        config, ratio = configs[part], steps[OURS] / steps[part]
         epochs, patience = (max(1, round(ratio * n)) for n in (ours.training.epochs, ours.training.patience))
         changed[part] = config.replace({"training": {"epochs": epochs, "patience": patience}})
     return changed

@@ -201,10 +201,10 @@ def average_experiments(
         RunError: fewer than two experiments, a run is not there or not finished, or they differ in their images,
             their folds, or in what their networks take and give.
     """
-    if len(set(names)) < 2 and not mirror:
-        raise RunError("an average is of two or more experiments: give --average twice, or --mirror")
     from busmt.training.ensemble import largest_input
 
+    if len(set(names)) < 2 and not mirror:
+        raise RunError("an average is of two or more experiments: give --average twice, or --mirror")
     members = [_some_fold(Path(runs), member) for member in dict.fromkeys(names)]
     config = members[0].config.replace({"network": {"input_size": largest_input(members)}})
     average = run_one or partial(average_fold, tuple(dict.fromkeys(names)), mirror)
@@ -324,7 +324,6 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
     environment, history = run.environment(), run.history()
     table = read_evaluation(place / "evaluation").per_image
     kept = ("busmt", "python", "platform", "packages", "git", "backend", "threads", "deterministic")
-    start = environment.get("start")
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -333,7 +332,7 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
         "folds": sorted(int(number) for number in run.folds()["fold"].unique()),
         "config": run.config.portable(),
         "environment": {key: environment.get(key) for key in kept},
-        "start_sha256": start["sha256"] if start else None,
+        "start_sha256": run.start_sha256(),
         "data_fingerprint": environment["data"]["fingerprint"],
         "images": run.folds()["part"].value_counts().to_dict(),
         "epochs": len(history) or None,

@@ -153,8 +153,7 @@ def _require_one_start(run: Run, first: Run) -> None:
                 f"{run.path}: {section}.{key} is {here[section][key]!r}, and {there[section][key]!r} in {first.path}; "
                 + _ONE_START
             )
-    starts = [one.environment().get("start", {}).get("sha256") for one in (run, first)]
-    if starts[0] != starts[1]:
+    if run.start_sha256() != first.start_sha256():
         raise RunError(f"{run.path}: was started from other weights than {first.path}; {_ONE_START}")
 
 

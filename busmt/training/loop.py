@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pandas as pd
 
-from busmt.config import FOLD
 from busmt.data.pipeline import read_samples, steps_per_epoch, training_dataset
 from busmt.data.tables import write_table
 from busmt.errors import DataError, RunError
@@ -259,7 +258,7 @@ def _one_line_errors(run: Run) -> Iterator[None]:
 def _start(run: Run, network: keras.Model) -> None:
     """Weights of the earlier run that is named in the configuration; the same ones after an interruption."""
     assert run.config.training.start is not None
-    source = run.config.training.start.replace(FOLD, str(run.config.folds.fold))
+    source = run.config.in_fold(run.config.training.start)
     refuse_seen(run, source)
     facts = start_from(network, source)
     known = run.environment().get("start", facts)

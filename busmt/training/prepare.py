@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from busmt.config import FOLD, PATH_SETTINGS, Config
+from busmt.config import PATH_SETTINGS, Config
 from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_busi, read_cohort
 from busmt.data.curation import curate, default_cache_dir
@@ -105,7 +105,7 @@ def absolute_paths(config: Config) -> Config:
         value = getattr(getattr(config, section), key)
         if not value or value in built_in_lists():
             continue
-        if Path(value.replace(FOLD, str(config.folds.fold))).exists():  # {fold} itself stays: one setting for all folds
+        if Path(config.in_fold(value)).exists():  # {fold} itself stays: one setting for all folds
             changes[section] = {key: os.path.abspath(value)}
     return config.replace(changes)
 

@@ -96,7 +96,7 @@ def reproduce(run: Run, folder: str | os.PathLike[str], reporter: Reporter | Non
 
 def compare_runs(one: Run, other: Run) -> Iterator[dict[str, Any]]:
     """Where two finished runs differ, bit by bit: start, history, calibration, weights."""
-    starts = [run.environment().get("start", {}).get("sha256") for run in (one, other)]
+    starts = [run.start_sha256() for run in (one, other)]
     if starts[0] != starts[1]:
         yield {"where": "start", "recorded": starts[0], "now": starts[1]}
     yield from _history(one, other)

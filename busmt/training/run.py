@@ -151,6 +151,11 @@ class Run:
         """Versions, threads, seed and data fingerprint of the training."""
         return self._read_json(ENVIRONMENT)
 
+    def start_sha256(self) -> str | None:
+        """sha256 of the network whose weights the training was started from; None where there was none."""
+        sha256: str | None = self.environment().get("start", {}).get("sha256")
+        return sha256
+
     def calibration(self) -> dict[str, Any]:
         """Mask threshold, temperature and referral threshold, fitted on validation; empty before the end."""
         return self._read_json(CALIBRATION)
