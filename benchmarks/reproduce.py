@@ -28,6 +28,16 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--data {busi} --config {settings}/p1-transfer.yaml --start {runs}/p3-fold0 --name p1-transfer",
     ),
     "p1-both": (("p1", "p1-transfer"), _CROSSVAL + "--average p1 --average p1-transfer --name p1-both"),
+    "p1-seed1": ((), _CROSSVAL + "--data {busi} --config {settings}/p1-seed1.yaml --name p1-seed1"),
+    "p1-seed1-transfer": (
+        ("p3-fold0",),
+        _CROSSVAL + "--data {busi} --config {settings}/p1-seed1-transfer.yaml --start {runs}/p3-fold0 "
+        "--name p1-seed1-transfer",
+    ),
+    "p1-seed1-both": (
+        ("p1-seed1", "p1-seed1-transfer"),
+        _CROSSVAL + "--average p1-seed1 --average p1-seed1-transfer --name p1-seed1-both",
+    ),
     "p2b": ((), _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2b.yaml --name p2b"),
     "p2-transfer": (
         ("p3-fold0",),
