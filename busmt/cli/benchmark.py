@@ -130,12 +130,18 @@ command goes on where it was interrupted.
 @click.option("--folds", metavar="FILE", help="folds.csv of an earlier run, to use the same split.")
 @click.option("--system", "systems", type=click.Choice(ARCHITECTURES), multiple=True, help="Repeatable. Default: all.")
 @click.option("--fold", "only", type=int, multiple=True, help="A fold to compute, from 0; repeatable. Default: all.")
+@click.option(
+    "--published-widths",
+    is_flag=True,
+    help="Systems as wide as published, where that is known, instead of all as wide as ours: mostly for GPUs.",
+)
 @click.option("--rounds", type=click.IntRange(0), default=20, show_default=True, help="Timed calls; 0: no times.")
 @_table_options("accuracy", "system", seeds=(0,))
 def accuracy(
     preset: str,
     systems: tuple[str, ...],
     only: tuple[int, ...],
+    published_widths: bool,
     seeds: tuple[int, ...],
     config_file: str | None,
     name: str | None,
@@ -150,10 +156,14 @@ def accuracy(
     from busmt.cli.display import TrainingDisplay
     from busmt.cli.train import configure, with_available_encoder
     from busmt.deployment.accuracy import benchmark_accuracy
+    from busmt.model.baselines import published_width
     from busmt.training.crossval import run_fold
 
+    widths = published_width if published_widths else lambda system: {}
     configs = {
-        system: with_available_encoder(configure(size, config_file, {**flags, "model": system}, base=base))
+        system: with_available_encoder(
+            configure(size, config_file, {**flags, "model": system}, base={**base, **widths(system)})
+        )
         for system in dict.fromkeys((OURS, *(systems or ARCHITECTURES)))
     }
     table = benchmark_accuracy(

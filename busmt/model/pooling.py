@@ -38,7 +38,7 @@ class LesionPooling(layers.Layer):
         mask = ops.sigmoid(ops.stop_gradient(logits))
         factor = logits.shape[1] // features.shape[1]
         if factor > 1:
-            mask = ops.average_pool(mask, factor)
+            mask = ops.average_pool(mask, factor, strides=factor)  # without strides, Keras 3.15 fails on JAX
         spread = ops.max_pool(mask, 2 * self.rim + 1, strides=1, padding="same")
         area = ops.mean(mask, axis=(1, 2))
         peak = ops.max(mask, axis=(1, 2))

@@ -323,7 +323,7 @@ def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:
     run = Run.open(place)
     environment, history = run.environment(), run.history()
     table = read_evaluation(place / "evaluation").per_image
-    kept = ("busmt", "python", "platform", "packages", "git", "backend", "threads", "deterministic")
+    kept = ("busmt", "python", "platform", "packages", "git", "backend", "accelerator", "threads", "deterministic")
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

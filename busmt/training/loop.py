@@ -93,7 +93,7 @@ def _train(run: Run, reporter: Reporter) -> None:
     if "backend" in recorded:  # a training was here before
         _note_resume(run, reporter, first)
     else:
-        _record(run, {"backend": keras.backend.backend(), "threads": determinism.thread_settings()})
+        _record(run, _device())
     if first < config.training.epochs and not keeper.exhausted:
         data = training_dataset(training, config, first_epoch=first)
         trainer.fit(
@@ -222,7 +222,7 @@ def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
     variables = trainer.trainable_variables
     own = [np.array(variable) for variable in variables]
     for variable, average in zip(variables, averages, strict=True):
-        variable.assign(average)
+        variable.assign(np.array(average))  # on JAX the network's step frees its weights: give it a copy
     try:
         yield
     finally:
@@ -274,10 +274,19 @@ def _note_resume(run: Run, reporter: Reporter, epoch: int) -> None:
     known = recorded.get("data", {}).get("fingerprint")
     if known not in (None, catalog.fingerprint()):
         raise RunError(f"{run.path}: images, masks or classes have changed since it was started; start again")
-    now = describe(run.config, None) | {"backend": keras.backend.backend(), "threads": determinism.thread_settings()}
+    now = describe(run.config, None) | _device()
     for difference in differences(recorded, now):
         reporter.warn(f"the run was started with another environment: {difference}")
     _record(run, {"resumed": [*recorded.get("resumed", []), {"epoch": epoch, **now}]})
+
+
+def _device() -> dict[str, Any]:
+    """What the training is computed with, for environment.json."""
+    return {
+        "backend": keras.backend.backend(),
+        "accelerator": determinism.accelerator(),
+        "threads": determinism.thread_settings(),
+    }
 
 
 def _record(run: Run, facts: dict[str, Any]) -> None:

@@ -129,3 +129,9 @@ def recipe(name: str) -> dict[str, Any]:
     settings: dict[str, Any] = {section: dict(values) for section, values in system.recipe.items()}
     settings["network"] = {**settings.get("network", {}), "architecture": name, "tasks": system.tasks}
     return settings
+
+
+def published_width(name: str) -> dict[str, Any]:
+    """The setting that makes a system as wide as published, as `recipe` gives its own; nothing where it is not known."""
+    width = None if name == OURS else BASELINES[name].published_width
+    return {} if width is None else {"network": {"width": width}}
