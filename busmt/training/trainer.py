@@ -126,7 +126,8 @@ def compile_trainer(network: keras.Model, config: Config, steps: int) -> MultiTa
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "class_to_mask", "mask_to_class"])
     trainer = MultiTaskTrainer(network, config.loss)
-    # explicit: "auto" may choose XLA, which is slower here on CPUs and not bit-identical to the graph
-    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() != "tensorflow")
+    # explicit: "auto" may choose XLA with TensorFlow, which is slower on CPUs and not bit-identical to the graph, and
+    # torch.compile, which Keras' layers are not made for
+    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(trainer.trainable_variables)
     return trainer

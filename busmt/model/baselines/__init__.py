@@ -132,6 +132,6 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def published_width(name: str) -> dict[str, Any]:
-    """The setting that makes a system as wide as published, as `recipe` gives its own; nothing where it is not known."""
+    """The setting that makes a system as wide as published, as `recipe` gives its own; none where it is not known."""
     width = None if name == OURS else BASELINES[name].published_width
     return {} if width is None else {"network": {"width": width}}
