@@ -39,6 +39,11 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--average p1-seed1 --average p1-seed1-transfer --name p1-seed1-both",
     ),
     "p2b": ((), _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2b.yaml --name p2b"),
+    "aumente-unetpp-450": (
+        (),
+        _CROSSVAL + "--data {busi} --curated {list} --config {settings}/aumente-unetpp-450.yaml "
+        "--name aumente-unetpp-450",
+    ),
     "p2-transfer": (
         ("p3-fold0",),
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2-transfer.yaml --start {runs}/p3-fold0 "
@@ -70,6 +75,11 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--data {busi} --config {settings}/p5.yaml --start {runs}/p3-fold0 --name p5",
     ),
     "p4": (("released",), "evaluate {runs}/released --data {bus_bra}"),
+    "accuracy": (
+        (),
+        "benchmark accuracy --results {results} --runs {runs} --preset full --data {busi} --published-widths "
+        "--config {settings}/accuracy.yaml --fold 0 --name accuracy",
+    ),
 }
 """Result to those that it needs and its command. `results/` holds what came of it, under the same name."""
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,12 @@ _SUMMARY: tuple[tuple[str, str, str], ...] = (
     ("P1, curated BUSI", "p1-both", "the two below answer together"),
     ("", "p1-transfer", "BUS-BRA, then BUSI"),
     ("", "p1", "ImageNet, then BUSI"),
+    ("P1 on other folds, fixed beforehand", "p1-seed1-both", "as `p1-both`"),
+    ("", "p1-seed1-transfer", "as `p1-transfer`"),
+    ("", "p1-seed1", "as `p1`"),
     ("P2, published list", "p2-transfer", "BUS-BRA, then BUSI"),
     ("", "p2b", "ImageNet, then BUSI"),
+    ("", "aumente-unetpp-450", "not ours: UNet++ after Aumente-Maestro et al."),
     ("P3, BUS-BRA", "p3-all", "`p3`, `p3-transfer` and `p3-large` answer together, with mirror images"),
     ("", "p3-both", "`p3` and `p3-transfer` answer together, with mirror images"),
     ("", "p3-large", "`p3-transfer`, four epochs more on larger images"),
@@ -86,7 +90,9 @@ def table(name: str) -> str:
     if (folder / "accuracy.md").exists():
         return (folder / "accuracy.md").read_text(encoding="utf-8")
     if any(folder.glob("fold_*.json")):
-        return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        environments = [read_fold(file)["environment"] for file in sorted(folder.glob("fold_*.json"))]
+        accelerators = sorted({name for facts in environments if (name := facts.get("accelerator"))})
+        return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), accelerators)
     if not any(folder.glob("*.json")):
         return "Not computed yet.\n"
     return external_table(
@@ -134,11 +140,12 @@ def failures_table(*names: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def crossval_table(metrics: Mapping[str, Any]) -> str:
+def crossval_table(metrics: Mapping[str, Any], accelerators: Sequence[str] = ()) -> str:
     facts = metrics["cross_validation"]
     counts = ", ".join(f"{count} {name}" for name, count in metrics["class_counts"].items() if count)
     missing = f"; folds {', '.join(map(str, facts['missing']))} are missing" if facts["missing"] else ""
     cost = f"; {facts['cpu_hours']:.1f} CPU hours of training" if facts["cpu_hours"] else ""
+    cost = f"; trained with {' and '.join(accelerators)}" if accelerators else cost
     lesions = metrics["segmentation"]
     lines = [
         f"{len(facts['folds'])} folds{missing}: {metrics['images']} test images of {metrics['groups']} groups "

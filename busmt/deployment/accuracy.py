@@ -24,7 +24,7 @@ from busmt.evaluation.compare import System, compare
 from busmt.evaluation.headline import interval, number
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.protocol import evaluate_table
-from busmt.training.crossval import CrossValidation, RunFold, cross_validate, run_fold
+from busmt.training.crossval import CrossValidation, RunFold, cross_validate, fold_file, read_fold, run_fold
 
 SCHEMA, SCHEMA_VERSION = "busmt-accuracy", 1
 MEASURES: dict[str, tuple[str, str]] = {
@@ -155,6 +155,8 @@ def as_markdown(table: Mapping[str, Any]) -> str:
         "same images; bold where interval and permutation test show one. Mask measures are means over lesion images; "
         "HD95 leaves out missed lesions."
     )
+    if protocol["accelerators"]:
+        note += f" Trained with {' and '.join(protocol['accelerators'])}: CPU hours are those of its host."
     if timed:
         note += " Times: TFLite, one image, one thread, measured in turn."
     return "\n".join([*lines, "", note, ""])
@@ -212,9 +214,16 @@ def _table(
             "folds": len(first.done),
             "seeds": seeds,
             "data_fingerprint": first.evaluation.metrics["cross_validation"]["data_fingerprint"],
+            "accelerators": _accelerators(outcomes),
         },
         "rows": [asdict(row) for row in sorted(rows, key=_rank)],
     }
+
+
+def _accelerators(outcomes: Mapping[str, Sequence[CrossValidation]]) -> list[str]:
+    """Devices other than processors that any of the trainings ran on."""
+    files = (fold_file(part.folder, fold) for parts in outcomes.values() for part in parts for fold in part.done)
+    return sorted({name for file in files if (name := read_fold(file)["environment"].get("accelerator"))})
 
 
 def _rank(row: Entry) -> tuple[bool, float]:

@@ -81,6 +81,11 @@ def _train(run: Run, reporter: Reporter) -> None:
             f"training uses {threads} threads, as recorded, on fewer usable cores ({cores}): the result is the same, "
             "but it takes longer"
         )
+    if config.training.deterministic and keras.backend.backend() != "tensorflow":
+        reporter.warn(
+            f"with Keras on {keras.backend.backend()}, a repetition comes near this result, not to the same bits; "
+            "training.deterministic holds for TensorFlow"
+        )
     size, batch = config.network.input_size, config.training.batch_size
     training, validation = run.part("train"), run.part("validation")
     network = build_network(config.network)
@@ -286,7 +291,7 @@ def _device() -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "accelerator": determinism.accelerator(),
         "threads": determinism.thread_settings(),
-    }
+    } | ({} if keras.backend.backend() == "tensorflow" else {"deterministic": False})
 
 
 def _record(run: Run, facts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from disc_cohort import FakePredictor, make_cohort
 
 from busmt.cli.main import cli
 from busmt.config import Config
-from busmt.deployment.accuracy import benchmark_accuracy
+from busmt.deployment.accuracy import as_markdown, benchmark_accuracy
 from busmt.deployment.cost import giga_operations, measure_costs
 from busmt.errors import BusmtError, ConfigError, RunError
 from busmt.evaluation.evaluate import evaluate_run
@@ -117,6 +118,20 @@ def test_each_system_has_the_measures_of_its_tasks(finished):
         for estimate in row["measures"].values():
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
         assert row["cpu_hours"] == 1.0  # two folds of half an hour
+
+
+def test_an_accelerator_is_named(finished, configs, tmp_path, monkeypatch):
+    monkeypatch.setattr(crossval, "_in_new_process", no_fold)
+    assert finished[1]["protocol"]["accelerators"] == []
+    assert "Trained with" not in as_markdown(finished[1])
+    results = shutil.copytree(finished[0] / "results", tmp_path / "results")
+    file = results / "try" / "unet-seed0" / "fold_1.json"
+    record = json.loads(file.read_text())
+    record["environment"]["accelerator"] = "Abacus 5"
+    file.write_text(json.dumps(record))
+    table = benchmark_accuracy(configs, "try", no_fold, results=results, runs=tmp_path / "runs", rounds=0, resamples=20)
+    assert table["protocol"]["accelerators"] == ["Abacus 5"]
+    assert "Trained with Abacus 5: CPU hours are those of its host." in as_markdown(table)
 
 
 def test_differences_to_ours_are_paired(finished):
@@ -232,6 +247,36 @@ def test_mistakes_are_named(arguments, message):
     result = CliRunner().invoke(cli, ["benchmark", "accuracy", *arguments])
     assert isinstance(result.exception, ConfigError | BusmtError)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ((), {"busmt": 24, "unet": 24, "hybrid-receptive-field": 24}),
+        (("--published-widths",), {"busmt": 24, "unet": 64, "hybrid-receptive-field": 24}),
+    ],
+)
+def test_systems_are_as_wide_as_ours_or_as_published(options, widths, phantom_folder, monkeypatch):
+    asked = {}
+
+    def note(configs, *_, **__):
+        asked.update({name: config.network.width for name, config in configs.items()})
+        raise BusmtError("that is all")
+
+    monkeypatch.setattr("busmt.deployment.accuracy.benchmark_accuracy", note)
+    arguments = [
+        "--preset",
+        "full",
+        "--data",
+        str(phantom_folder),
+        "--system",
+        "unet",
+        "--system",
+        "hybrid-receptive-field",
+    ]
+    result = CliRunner().invoke(cli, ["benchmark", "accuracy", *arguments, *options])
+    assert str(result.exception) == "that is all"
+    assert asked == widths
 
 
 def test_quick_end_to_end(tmp_path):

@@ -69,6 +69,17 @@ def test_every_image_is_scored_once_in_batches():
     assert np.array_equal(answers["label"], labels)
 
 
+def test_where_each_shape_is_compiled_the_last_batch_is_filled_and_cut(monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    maps, truth = (np.concatenate([array] * 5) for array in graded([0.9] * 8))
+    labels = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
+    network = MapNetwork(labels)
+    answers = ValidationSet(maps, truth, np.arange(10) % 3, 4).predict(network)
+    assert network.sizes == [4, 4, 4]
+    assert np.array_equal(answers["mask"], maps)
+    assert np.array_equal(answers["label"], labels[:10])
+
+
 @pytest.mark.parametrize(
     ("levels", "threshold"),
     [
