@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from busmt.cli.common import json_option, print_json, progress, quiet_start, require_plain_name, say
-from busmt.config import ARCHITECTURES, OURS
+from busmt.config import ARCHITECTURES, OURS, merge
 from busmt.errors import ConfigError
 
 
@@ -162,7 +162,7 @@ def accuracy(
     widths = published_width if published_widths else lambda system: {}
     configs = {
         system: with_available_encoder(
-            configure(size, config_file, {**flags, "model": system}, base={**base, **widths(system)})
+            configure(size, config_file, {**flags, "model": system}, base=merge(base, widths(system)))
         )
         for system in dict.fromkeys((OURS, *(systems or ARCHITECTURES)))
     }

@@ -25,17 +25,8 @@ _PACKAGES = (
 _VARIABLES = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")
 """Environment variables that a number may depend on."""
 _COMPARED = (
-    "busmt",
-    "git",
-    "python",
-    "platform",
-    "processor",
-    "packages",
-    "variables",
-    "backend",
-    "accelerator",
-    "threads",
-)
+    "busmt", "git", "python", "platform", "processor", "packages", "variables", "backend", "accelerator", "threads",
+)  # fmt: skip
 
 
 def describe(config: Config, catalog: Catalog | None) -> dict[str, Any]:

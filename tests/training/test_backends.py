@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from busmt.prediction import Predictor
+from busmt.training import determinism
 
 SETTINGS = {
     "folds": {"count": 4, "validation_share": 0.25},
@@ -33,6 +34,13 @@ def train(folder, backend, *arguments):
         timeout=540,
         check=False,
     )
+
+
+def test_a_processor_is_no_accelerator(monkeypatch):
+    assert determinism.accelerator() is None
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr("tensorflow.config.experimental.get_device_details", lambda _: {"device_name": "Abacus 5"})
+    assert determinism.accelerator() == "Abacus 5"
 
 
 @pytest.mark.slow
