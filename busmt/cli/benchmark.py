@@ -119,6 +119,7 @@ Examples:
   busmt benchmark accuracy --preset quick --system unet --system classifier --json
   busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --name busi
   busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --fold 0 --fold 1 --name two-folds
+  KERAS_BACKEND=torch busmt benchmark accuracy --preset full --data path/to/Dataset_BUSI_with_GT --published-widths
 \b
 The systems are those of `busmt train --help`; busmt itself is always among them. quick: phantoms, two folds, four
 epochs, to see that all works. full: all folds and epochs of the preset small of `busmt train`, on --data. The same
@@ -252,7 +253,7 @@ def _show(table: dict[str, Any], as_json: bool) -> None:
         print_json(table)
     else:
         click.echo(as_markdown(table), nl=False)
-    say(f"table: {Path(table['folder']) / 'accuracy.md'}, .csv and .json")
+    say(f"table: {Path(table['folder']) / 'accuracy.md'}, .csv and .json; figure: accuracy.png and .svg")
 
 
 def _line(row: Any) -> str:

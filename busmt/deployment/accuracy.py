@@ -21,6 +21,7 @@ from busmt.deployment.cost import TIMED, Cost, measure_costs
 from busmt.deployment.latency import machine
 from busmt.errors import RunError
 from busmt.evaluation.compare import System, compare
+from busmt.evaluation.figures import draw_differences, save_figure
 from busmt.evaluation.headline import interval, number
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.protocol import evaluate_table
@@ -37,7 +38,7 @@ MEASURES: dict[str, tuple[str, str]] = {
 }
 """Measure to its block of metrics.json and its heading; mask measures are means over lesion images."""
 _SHOWN = ("dice", "accuracy", "balanced_accuracy", "auroc_macro")
-"""Measures whose difference to ours stands in the table for people."""
+"""Measures whose difference to ours stands in the table for people, and in the figure."""
 QUICK: dict[str, Any] = {
     "data": {"phantoms_per_class": 20},
     "folds": {"count": 2},
@@ -83,7 +84,8 @@ def benchmark_accuracy(
 ) -> dict[str, Any]:
     """Train and test every system on every fold with every seed, and write the table.
 
-    Fold files are RESULTS/NAME/SYSTEM-seedN/fold_K.json, the table RESULTS/NAME/accuracy.json, .csv and .md.
+    Fold files are RESULTS/NAME/SYSTEM-seedN/fold_K.json, the table RESULTS/NAME/accuracy.json, .csv and .md, and the
+    differences as a figure accuracy.png and .svg.
 
     Args:
         configs: of each system, by name; `busmt` must be among them. They must have the same data, curation and folds.
@@ -130,6 +132,7 @@ def benchmark_accuracy(
     write_json(folder / "accuracy.json", table)
     write_atomically(folder / "accuracy.csv", as_csv(table).encode())
     write_atomically(folder / "accuracy.md", as_markdown(table).encode())
+    save_figure(draw_differences(table["rows"], {key: MEASURES[key][1] for key in _SHOWN}), folder / "accuracy")
     return table | {"folder": str(folder)}
 
 

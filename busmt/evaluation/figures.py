@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -221,6 +221,41 @@ def draw_history(history: pd.DataFrame) -> Figure:
         losses.set_ylabel("training loss")
         losses.spines["top"].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_differences(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Figure:
+    """What each system gains or loses against ours on the same images: a panel a measure, intervals, zero for ours.
+
+    Args:
+        rows: of a table of systems, in its order: `system`, `ours`, `measures` and `differences`.
+        titles: measure to the heading of its panel.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 + 1.8 * len(titles), 1.1 + 0.28 * len(rows)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(titles), sharey=True))
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        axes.axvline(0, color=_GREY, linewidth=0.8)
+        for place, row in enumerate(rows):
+            gap = row["differences"].get(measure)
+            if gap:
+                open_circle = gap["verdict"] == "not shown to differ"
+                axes.plot([gap["low"], gap["high"]], [place, place], color="#0072B2", linewidth=1.5)
+                axes.plot(
+                    gap["value"], place, "o", color="#0072B2", markersize=5, fillstyle="none" if open_circle else "full"
+                )
+            elif row["ours"]:
+                axes.plot(0, place, "D", color="black", markersize=5)
+        ours = next(row["measures"].get(measure) for row in rows if row["ours"])
+        axes.set_title(title if ours is None else f"{title}\n(ours {ours['value']:.3f})", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(
+        range(len(rows)), [f"{row['system']} (ours)" if row["ours"] else row["system"] for row in rows]
+    )
+    panels[0].invert_yaxis()
+    figure.supxlabel("difference to ours, 95 % interval; a full circle where one is shown", fontsize=9)
     return figure
 
 

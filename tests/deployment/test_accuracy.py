@@ -25,6 +25,7 @@ from busmt.deployment.accuracy import as_markdown, benchmark_accuracy
 from busmt.deployment.cost import giga_operations, measure_costs
 from busmt.errors import BusmtError, ConfigError, RunError
 from busmt.evaluation.evaluate import evaluate_run
+from busmt.evaluation.figures import draw_differences
 from busmt.model.baselines import recipe
 from busmt.model.network import build_network
 from busmt.prediction import Prediction
@@ -132,6 +133,19 @@ def test_an_accelerator_is_named(finished, configs, tmp_path, monkeypatch):
     table = benchmark_accuracy(configs, "try", no_fold, results=results, runs=tmp_path / "runs", rounds=0, resamples=20)
     assert table["protocol"]["accelerators"] == ["Abacus 5"]
     assert "Trained with Abacus 5: CPU hours are those of its host." in as_markdown(table)
+
+
+def test_the_figure_shows_each_difference_once(finished):
+    place, table = finished
+    for suffix in ("png", "svg"):
+        assert (place / "results" / "try" / f"accuracy.{suffix}").stat().st_size > 5000
+    dice, accuracy = draw_differences(table["rows"], {"dice": "Dice", "accuracy": "Accuracy"}).axes
+    names = [label.get_text() for label in dice.get_yticklabels()]
+    assert names == [row["system"] + " (ours)" * row["ours"] for row in table["rows"]]
+    for axes, measure in ((dice, "dice"), (accuracy, "accuracy")):
+        shown = [(line.get_xdata(), line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "None"][1:]
+        gaps = [(row["differences"].get(measure), place) for place, row in enumerate(table["rows"])]
+        assert [(list(ends), place) for ends, place in shown] == [([g["low"], g["high"]], at) for g, at in gaps if g]
 
 
 def test_differences_to_ours_are_paired(finished):
