@@ -21,7 +21,9 @@ class ExportError(BusmtError):
     """An export that could not be written or that disagrees with the Keras model."""
 
 
-_EXTRAS = {"ai_edge_litert": "lite", "tf2onnx": "benchmark", "onnxruntime": "benchmark", "openvino": "benchmark"}
+_EXTRAS = {
+    "ai_edge_litert": "lite", "jax": "jax", "tf2onnx": "benchmark", "onnxruntime": "benchmark", "openvino": "benchmark",
+}  # fmt: skip
 
 
 class MissingPackageError(BusmtError):
@@ -36,5 +38,6 @@ class MissingPackageError(BusmtError):
             what: what was asked for, such as "busmt train".
         """
         package = (error.name or str(error)).split(".")[0]
-        extra = _EXTRAS.get(package, "train")
-        return cls(f'{what} needs {package}, which is not installed: pip install "busmt[{extra}]"')
+        # PyTorch is in no extra: which build fits depends on the GPU
+        wanted = package if package == "torch" else f'"busmt[{_EXTRAS.get(package, "train")}]"'
+        return cls(f"{what} needs {package}, which is not installed: pip install {wanted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,11 +55,21 @@ def require_plain_name(name: str, place: str, what: str = "name") -> None:
         raise ConfigError(f"--name {name}: must be a plain {what}; use {place} DIR for its place")
 
 
+BACKENDS: tuple[str, ...] = ("tensorflow", "jax", "torch")
+"""What Keras can compute with here, as KERAS_BACKEND names it."""
+
+
 def quiet_start() -> None:
     """Import TensorFlow without its start-up messages, which no log level silences.
 
     What it wrote is shown where the import fails.
+
+    Raises:
+        ConfigError: KERAS_BACKEND names none that can be used.
     """
+    backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
+    if backend not in BACKENDS:
+        raise ConfigError(f"KERAS_BACKEND: must be one of {', '.join(BACKENDS)}, got {reprlib.repr(backend)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     own = os.dup(2)

@@ -43,6 +43,21 @@ def test_a_processor_is_no_accelerator(monkeypatch):
     assert determinism.accelerator() == "Abacus 5"
 
 
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("theano", "KERAS_BACKEND: must be one of tensorflow, jax, torch, got 'theano'"),
+        ("torch", "busmt train needs torch, which is not installed: pip install torch"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_named_in_one_line(backend, message, tmp_path):
+    if importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is installed")
+    answer = train(tmp_path, backend)
+    assert answer.returncode == 2
+    assert answer.stderr.strip() == f"busmt: error: {message}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_network_trained_with_another_backend_serves_with_tensorflow(backend, phantom_folder, tmp_path):
