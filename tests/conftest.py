@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# before JAX, which TensorFlow imports where it is installed, sets another one for this process and those it starts
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _ROOT = Path(__file__).resolve().parent.parent
 
 

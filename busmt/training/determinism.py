@@ -60,8 +60,10 @@ def accelerator() -> str | None:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        found = tf.config.list_physical_devices("GPU")
-        return str(tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU")) if found else None
+        if not tf.config.list_logical_devices("GPU"):  # to ask for physical ones looks for CUDA, and complains aloud
+            return None
+        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+        return str(details.get("device_name", "GPU"))
     if backend == "torch":
         import torch
 

@@ -38,7 +38,8 @@ def train(folder, backend, *arguments):
 
 def test_a_processor_is_no_accelerator(monkeypatch):
     assert determinism.accelerator() is None
-    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [kind])
+    for kind in ("logical", "physical"):
+        monkeypatch.setattr(f"tensorflow.config.list_{kind}_devices", lambda kind: [kind])
     monkeypatch.setattr("tensorflow.config.experimental.get_device_details", lambda _: {"device_name": "Abacus 5"})
     assert determinism.accelerator() == "Abacus 5"
 

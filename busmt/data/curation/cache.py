@@ -71,7 +71,9 @@ class Cache:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", rows)
         except sqlite3.Error as error:
-            raise DataError(f"{self.path}: the cache cannot be written ({error})") from error
+            raise DataError(
+                f"{self.path}: the cache cannot be written ({error}); make room there, or set BUSMT_CACHE"
+            ) from error
 
     def _run(self, statement: str, values: list[str]) -> sqlite3.Cursor:
         try:
