@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from busmt.evaluation.headline import interval, number
-from busmt.training.crossval import fold_table, read_fold
+from busmt.training.crossval import accelerators, fold_table, read_fold
 
 RESULTS = Path(__file__).parents[1] / "results"
 _AUROC = "auroc_malignant"
@@ -90,9 +90,8 @@ def table(name: str) -> str:
     if (folder / "accuracy.md").exists():
         return (folder / "accuracy.md").read_text(encoding="utf-8")
     if any(folder.glob("fold_*.json")):
-        environments = [read_fold(file)["environment"] for file in sorted(folder.glob("fold_*.json"))]
-        accelerators = sorted({name for facts in environments if (name := facts.get("accelerator"))})
-        return crossval_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), accelerators)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return crossval_table(metrics, accelerators([folder]))
     if not any(folder.glob("*.json")):
         return "Not computed yet.\n"
     return external_table(
@@ -140,12 +139,12 @@ def failures_table(*names: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def crossval_table(metrics: Mapping[str, Any], accelerators: Sequence[str] = ()) -> str:
+def crossval_table(metrics: Mapping[str, Any], devices: Sequence[str]) -> str:
     facts = metrics["cross_validation"]
     counts = ", ".join(f"{count} {name}" for name, count in metrics["class_counts"].items() if count)
     missing = f"; folds {', '.join(map(str, facts['missing']))} are missing" if facts["missing"] else ""
     cost = f"; {facts['cpu_hours']:.1f} CPU hours of training" if facts["cpu_hours"] else ""
-    cost = f"; trained with {' and '.join(accelerators)}" if accelerators else cost
+    cost = f"; trained with {' and '.join(devices)}" if devices else cost
     lesions = metrics["segmentation"]
     lines = [
         f"{len(facts['folds'])} folds{missing}: {metrics['images']} test images of {metrics['groups']} groups "

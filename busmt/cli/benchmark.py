@@ -160,10 +160,14 @@ def accuracy(
     from busmt.model.baselines import published_width
     from busmt.training.crossval import run_fold
 
-    widths = published_width if published_widths else lambda system: {}
     configs = {
         system: with_available_encoder(
-            configure(size, config_file, {**flags, "model": system}, base=merge(base, widths(system)))
+            configure(
+                size,
+                config_file,
+                {**flags, "model": system},
+                base=merge(base, published_width(system) if published_widths else {}),
+            )
         )
         for system in dict.fromkeys((OURS, *(systems or ARCHITECTURES)))
     }

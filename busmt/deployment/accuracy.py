@@ -20,12 +20,12 @@ from busmt.data.images import write_atomically, write_json
 from busmt.deployment.cost import TIMED, Cost, measure_costs
 from busmt.deployment.latency import machine
 from busmt.errors import RunError
-from busmt.evaluation.compare import System, compare
+from busmt.evaluation.compare import NOT_SHOWN, System, compare
 from busmt.evaluation.figures import draw_differences, save_figure
 from busmt.evaluation.headline import interval, number
 from busmt.evaluation.intervals import RESAMPLES
 from busmt.evaluation.protocol import evaluate_table
-from busmt.training.crossval import CrossValidation, RunFold, cross_validate, fold_file, read_fold, run_fold
+from busmt.training.crossval import CrossValidation, RunFold, accelerators, cross_validate, run_fold
 
 SCHEMA, SCHEMA_VERSION = "busmt-accuracy", 1
 MEASURES: dict[str, tuple[str, str]] = {
@@ -217,16 +217,10 @@ def _table(
             "folds": len(first.done),
             "seeds": seeds,
             "data_fingerprint": first.evaluation.metrics["cross_validation"]["data_fingerprint"],
-            "accelerators": _accelerators(outcomes),
+            "accelerators": accelerators(part.folder for parts in outcomes.values() for part in parts),
         },
         "rows": [asdict(row) for row in sorted(rows, key=_rank)],
     }
-
-
-def _accelerators(outcomes: Mapping[str, Sequence[CrossValidation]]) -> list[str]:
-    """Devices other than processors that any of the trainings ran on."""
-    files = (fold_file(part.folder, fold) for parts in outcomes.values() for part in parts for fold in part.done)
-    return sorted({name for file in files if (name := read_fold(file)["environment"].get("accelerator"))})
 
 
 def _rank(row: Entry) -> tuple[bool, float]:
@@ -296,7 +290,7 @@ def _gap(gap: Mapping[str, Any] | None) -> str:
     if not gap:
         return ""
     text = f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
-    return text if gap["verdict"] == "not shown to differ" else f"**{text}**"
+    return text if gap["verdict"] == NOT_SHOWN else f"**{text}**"
 
 
 def _plain(value: float | None) -> str:

@@ -41,6 +41,8 @@ COMPARED: dict[str, tuple[str, bool]] = {
     "brier": ("Brier score", False),
 }
 """Compared measures: name for people, and whether more is better."""
+NOT_SHOWN = "not shown to differ"
+"""Verdict where interval and permutation test do not both show a difference."""
 _PER_LESION = ("dice", "iou", "surface_dice", "hd95_px", "asd_px")
 
 
@@ -174,7 +176,7 @@ def verdict(low: float, high: float, p_value: float, more_is_better: bool) -> st
     A difference counts as shown where the interval leaves out 0 and the test agrees (p < 0.05).
     """
     if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high or not p_value < 1 - LEVEL:
-        return "not shown to differ"
+        return NOT_SHOWN
     return "better" if (low > 0) == more_is_better else "worse"
 
 

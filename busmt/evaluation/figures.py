@@ -19,6 +19,7 @@ from busmt.config import CLASSES
 from busmt.data.images import write_atomically
 from busmt.evaluation import calibration
 from busmt.evaluation.classification import MALIGNANT, BinaryCurve, binary_curve
+from busmt.evaluation.compare import NOT_SHOWN
 from busmt.evaluation.intervals import LEVEL, resample
 from busmt.evaluation.protocol import Evaluation
 from busmt.evaluation.summary import SIZES, scored_labels
@@ -235,20 +236,18 @@ def draw_differences(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str
 
     figure = Figure(figsize=(3.2 + 1.8 * len(titles), 1.1 + 0.28 * len(rows)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(titles), sharey=True))
+    ours, colour = next(row for row in rows if row["ours"])["measures"], COLOURS["benign"]
     for axes, (measure, title) in zip(panels, titles.items(), strict=True):
         axes.axvline(0, color=_GREY, linewidth=0.8)
         for place, row in enumerate(rows):
             gap = row["differences"].get(measure)
             if gap:
-                open_circle = gap["verdict"] == "not shown to differ"
-                axes.plot([gap["low"], gap["high"]], [place, place], color="#0072B2", linewidth=1.5)
-                axes.plot(
-                    gap["value"], place, "o", color="#0072B2", markersize=5, fillstyle="none" if open_circle else "full"
-                )
+                circle = "none" if gap["verdict"] == NOT_SHOWN else "full"
+                axes.plot([gap["low"], gap["high"]], [place, place], color=colour, linewidth=1.5)
+                axes.plot(gap["value"], place, "o", color=colour, markersize=5, fillstyle=circle)
             elif row["ours"]:
                 axes.plot(0, place, "D", color="black", markersize=5)
-        ours = next(row["measures"].get(measure) for row in rows if row["ours"])
-        axes.set_title(title if ours is None else f"{title}\n(ours {ours['value']:.3f})", fontsize=10)
+        axes.set_title(f"{title}\n(ours {ours[measure]['value']:.3f})" if ours.get(measure) else title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(

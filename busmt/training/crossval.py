@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
@@ -316,6 +316,12 @@ def fold_numbers(config: Config) -> list[int]:
 def fold_file(folder: Path, fold: int) -> Path:
     """Where the result of a fold is kept."""
     return folder / f"fold_{fold}.json"
+
+
+def accelerators(folders: Iterable[Path]) -> list[str]:
+    """Devices other than processors that any fold of some experiments was trained on."""
+    records = (read_fold(file) for folder in folders for file in folder.glob("fold_*.json"))
+    return sorted({name for record in records if (name := record["environment"].get("accelerator"))})
 
 
 def fold_record(name: str, fold: int, place: Path) -> dict[str, Any]:

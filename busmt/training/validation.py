@@ -34,11 +34,13 @@ class ValidationSet:
         probabilities (N, 3) as "label"."""
         parts = []
         for start in range(0, len(self.images), self.batch_size):
-            images = self.images[start : start + self.batch_size]
-            # JAX compiles anew for every shape, which costs more than a few images more
-            filling = self.batch_size - len(images) if keras.backend.backend() == "jax" else 0
-            outputs = network.predict_on_batch(np.pad(images, [(0, filling)] + [(0, 0)] * (images.ndim - 1)))
-            parts.append({task: np.asarray(outputs[task])[: len(images)] for task in tasks_of(outputs)})
+            batch = self.images[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size and keras.backend.backend() == "jax":
+                # JAX compiles anew for every shape, which costs more than a few images more
+                batch = np.pad(batch, [(0, self.batch_size - count)] + [(0, 0)] * (batch.ndim - 1))
+            outputs = network.predict_on_batch(batch)
+            parts.append({task: np.asarray(outputs[task])[:count] for task in tasks_of(outputs)})
         return {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
 
     def score(self, network: keras.Model) -> dict[str, float]:

@@ -278,17 +278,8 @@ def test_systems_are_as_wide_as_ours_or_as_published(options, widths, phantom_fo
         raise BusmtError("that is all")
 
     monkeypatch.setattr("busmt.deployment.accuracy.benchmark_accuracy", note)
-    arguments = [
-        "--preset",
-        "full",
-        "--data",
-        str(phantom_folder),
-        "--system",
-        "unet",
-        "--system",
-        "hybrid-receptive-field",
-    ]
-    result = CliRunner().invoke(cli, ["benchmark", "accuracy", *arguments, *options])
+    command = "benchmark accuracy --preset full --system unet --system hybrid-receptive-field --data"
+    result = CliRunner().invoke(cli, [*command.split(), str(phantom_folder), *options])
     assert str(result.exception) == "that is all"
     assert asked == widths
 
