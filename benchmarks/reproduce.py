@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 _CROSSVAL = "crossval --results {results} --runs {runs} "
 STEPS: dict[str, tuple[tuple[str, ...], str]] = {
     "p1": ((), _CROSSVAL + "--data {busi} --name p1"),
-    "p3-fold0": ((), _CROSSVAL + "--data {bus_bra} --config {settings}/p3.yaml --name p3 --fold 0"),
+    **{
+        f"p3-fold{fold}": ((), _CROSSVAL + f"--data {{bus_bra}} --config {{settings}}/p3.yaml --name p3 --fold {fold}")
+        for fold in range(3)
+    },
     "p1-transfer": (
         ("p3-fold0",),
         _CROSSVAL + "--data {busi} --config {settings}/p1-transfer.yaml --start {runs}/p3-fold0 --name p1-transfer",
@@ -38,6 +41,14 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         ("p1-seed1", "p1-seed1-transfer"),
         _CROSSVAL + "--average p1-seed1 --average p1-seed1-transfer --name p1-seed1-both",
     ),
+    **{
+        f"p1-seed2-transfer{number}": (
+            (f"p3-fold{number}",),
+            _CROSSVAL + "--data {busi} --config {settings}/p1-seed2-transfer.yaml "
+            f"--seed {number} --start {{runs}}/p3-fold{number} --name p1-seed2-transfer{number}",
+        )
+        for number in range(3)
+    },
     "p2b": ((), _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2b.yaml --name p2b"),
     "aumente-unetpp-450": (
         (),

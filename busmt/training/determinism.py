@@ -26,7 +26,7 @@ def prepare(seed: int, deterministic: bool, threads: int | None = None) -> None:
         RunError: TensorFlow has already started with other thread settings in this process.
     """
     keras.utils.set_random_seed(seed)
-    if not deterministic or keras.backend.backend() != "tensorflow":
+    if not deterministic or not possible():
         return
     import tensorflow as tf
 
@@ -40,6 +40,11 @@ def prepare(seed: int, deterministic: bool, threads: int | None = None) -> None:
             f"one operation at once on {threads or 'all'} threads (or set training.deterministic: false)"
         ) from error
     tf.config.experimental.enable_op_determinism()
+
+
+def possible() -> bool:
+    """Whether Keras computes with TensorFlow, the one backend whose operations can be made deterministic."""
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 def usable_cores() -> int:
@@ -73,7 +78,7 @@ def accelerator() -> str | None:
 
 def thread_settings() -> dict[str, int]:
     """Thread counts, for the record of a run; 0: left to TensorFlow."""
-    if keras.backend.backend() != "tensorflow":
+    if not possible():
         return {"cores": usable_cores()}
     import tensorflow as tf
 

@@ -81,7 +81,7 @@ def _train(run: Run, reporter: Reporter) -> None:
             f"training uses {threads} threads, as recorded, on fewer usable cores ({cores}): the result is the same, "
             "but it takes longer"
         )
-    if config.training.deterministic and keras.backend.backend() != "tensorflow":
+    if config.training.deterministic and not determinism.possible():
         reporter.warn(
             f"with Keras on {keras.backend.backend()}, a repetition comes near this result, not to the same bits; "
             "training.deterministic holds for TensorFlow"
@@ -291,7 +291,7 @@ def _device() -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "accelerator": determinism.accelerator(),
         "threads": determinism.thread_settings(),
-    } | ({} if keras.backend.backend() == "tensorflow" else {"deterministic": False})
+    } | ({} if determinism.possible() else {"deterministic": False})
 
 
 def _record(run: Run, facts: dict[str, Any]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import keras
@@ -24,6 +28,8 @@ from busmt.training.ensemble import make_ensemble
 from busmt.training.prepare import prepare_run
 from busmt.training.reproduce import reproduce
 from busmt.training.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +215,18 @@ def test_an_average_that_has_seen_all_images_is_scored_on_another_cohort(tiny_ru
     assert result.evaluation.metrics["provenance"]["images_also_trained_on"] == len(made.catalog())
     export = export_run(made, tmp_path / "export", ("tflite",), force=True, only=("float16",))
     assert export.source == "train images"
+
+
+def test_averages_are_chosen_between_on_validation_images(tiny_run_folder, tmp_path):
+    shutil.copytree(tiny_run_folder, tmp_path / "a-fold0")
+    command = [sys.executable, ROOT / "benchmarks" / "choose_average.py", "a", "a:mirror", "--folds", "1"]
+    answer = subprocess.run([*command, "--runs", tmp_path], capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    run = Run.open(tiny_run_folder)
+    single = evaluate_run(run, Predictor.load(run.path), part="validation", out=tmp_path / "x", pictures=False)
+    assert found["images"] == len(run.part("validation"))
+    (first,) = {row["dice"]["first"] for row in found["against_first"].values()}
+    assert first == pytest.approx(single.evaluation.metrics["segmentation"]["measures"]["dice"]["value"], abs=1e-6)
+    assert list(found["against_first"]) == ["a:mirror"]
+    assert [path.name for path in tmp_path.glob("a-*")] == ["a-fold0"]

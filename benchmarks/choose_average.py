@@ -1,0 +1,87 @@
+"""Which average of experiments to take, decided on the validation images of each fold; no test image is read.
+
+    python benchmarks/choose_average.py p1-a p1-a+p1-b p1-a+p1-b:mirror --runs runs --out benchmarks/results/choice.json
+
+A candidate is one experiment or several with a plus, `:mirror` for mirror images as well. The run folders
+RUNS/NAME-foldK must be there and finished. Threshold and temperature were fitted on the same validation images, for
+each candidate alike. Differences to the first candidate are paired, with bootstrap intervals over groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = ("dice", "accuracy", "balanced_accuracy", "auroc_malignant")
+MIRROR = ":mirror"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("candidates", nargs="+", metavar="CANDIDATE")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders lie (runs)")
+    parser.add_argument("--folds", type=int, default=5, help="folds of each experiment (5)")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    options = parser.parse_args()
+    if len(set(options.candidates)) < 2:
+        parser.error("give two or more candidates to choose from")
+
+    from busmt.evaluation.compare import System, compare
+
+    systems = [
+        System(candidate, tuple(scores(candidate, options.runs, fold) for fold in range(options.folds)))
+        for candidate in dict.fromkeys(options.candidates)
+    ]
+    table = compare(systems)
+    result = {
+        "part": "validation",
+        "first": systems[0].name,
+        **{key: table[key] for key in ("images", "groups", "interval")},
+        "against_first": {
+            pair["second"]: {key: pair["measures"][key] for key in MEASURES} for pair in table["comparisons"]
+        },
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+def scores(candidate: str, runs: Path, fold: int) -> pd.DataFrame:
+    """Per-image scores of a candidate's network of one fold, on the validation images of that fold.
+
+    An image may help to choose in several folds, each time with another network: it has a row for each.
+    """
+    from busmt.evaluation.evaluate import evaluate_run
+    from busmt.prediction import Predictor
+    from busmt.training.ensemble import make_ensemble
+    from busmt.training.run import Run
+
+    print(f"fold {fold}: {candidate}", file=sys.stderr, flush=True)
+    mirror = candidate.endswith(MIRROR)
+    members = [Run.open(runs / f"{name}-fold{fold}") for name in candidate.removesuffix(MIRROR).split("+")]
+    with tempfile.TemporaryDirectory() as folder:
+        average = len(members) > 1 or mirror
+        run = make_ensemble(members, Path(folder) / "average", mirror=mirror) if average else members[0]
+        outcome = evaluate_run(
+            run,
+            Predictor.load(run.path),
+            part="validation",
+            out=Path(folder) / "scores",
+            pictures=False,
+            resamples=1,
+        )
+    table = outcome.evaluation.per_image
+    return table.assign(image_id=[f"fold {fold}: {name}" for name in table["image_id"]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
