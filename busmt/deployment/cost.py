@@ -29,7 +29,7 @@ class Cost:
     Attributes:
         parameters: number of weights.
         giga_operations: floating-point operations for one image, 1e9; a multiplication with an addition is two.
-        milliseconds: median time for one image by variant of `TIMED`, one thread; None where it was not measured.
+        milliseconds: median time for one image by variant of `TIMED`, one thread; None where none was asked for.
     """
 
     parameters: int
@@ -44,12 +44,12 @@ def measure_costs(
 
     All .tflite files are timed in turn, as `busmt.deployment.latency` does it, so that the times can be compared. The
     int8 files have all of the network but its heads in int8; `busmt export` may leave more in float where a trained
-    network loses too much otherwise.
+    network loses too much otherwise. Where its quantiser refuses a network, TensorFlow's converter makes the file.
 
     Args:
         networks: configurations of one input size.
         rounds: calls of each file that are counted; 0: no times.
-        say: called with a line of text at each stage, and where a network cannot be quantised.
+        say: called with a line of text at each stage, and where the quantiser refuses a network.
     """
     facts, contenders = {}, []
     for name, config in networks.items():
@@ -97,10 +97,11 @@ def _contenders(name: str, network: Any, say: Callable[[str], None]) -> list[Con
     made = [Contender(f"{name} float32", 1, interpret(content, 1)[0])]
     pictures = [_picture(seed, int(network.input_shape[1])) for seed in range(_CALIBRATION)]
     try:
-        made.append(Contender(f"{name} int8", 1, interpret(Quantiser(content, pictures).quantise("int8"), 1)[0]))
-    except ExportError as error:
-        say(f"{name}: no int8 file ({error})")
-    return made
+        quantised = Quantiser(content, pictures).quantise("int8")
+    except ExportError as error:  # weights of a convolution above 32 MiB, say; kernels and times are the same
+        say(f"{name}: int8 by TensorFlow's converter ({error})")
+        quantised = convert(network, calibration=pictures)
+    return [*made, Contender(f"{name} int8", 1, interpret(quantised, 1)[0])]
 
 
 def _picture(seed: int, size: int) -> np.ndarray:
