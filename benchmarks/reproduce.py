@@ -49,6 +49,11 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         )
         for number in range(3)
     },
+    "p1-seed2-three": (
+        ("p1-seed2-transfer0", "p1-seed2-transfer1", "p1-seed2-transfer2"),
+        _CROSSVAL + "--average p1-seed2-transfer0 --average p1-seed2-transfer1 --average p1-seed2-transfer2 --mirror "
+        "--name p1-seed2-three",
+    ),
     "p2b": ((), _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2b.yaml --name p2b"),
     "aumente-unetpp-450": (
         (),
