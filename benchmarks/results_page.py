@@ -42,10 +42,14 @@ _ROWS: tuple[tuple[str, str, int], ...] = (
 _FOLDS = {"dice": "lesion Dice", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
 _SUMMARY: tuple[tuple[str, str, str], ...] = (
-    ("P1, curated BUSI", "p1-both", "the two below answer together"),
+    ("P1, curated BUSI", "p1-seed2-three", "the three below answer together, with mirror images"),
+    ("", "p1-seed2-transfer0", "BUS-BRA, then BUSI"),
+    ("", "p1-seed2-transfer1", "the same from another start"),
+    ("", "p1-seed2-transfer2", "the same from a third start"),
+    ("P1, earlier, folds of seed 0", "p1-both", "the two below answer together"),
     ("", "p1-transfer", "BUS-BRA, then BUSI"),
     ("", "p1", "ImageNet, then BUSI"),
-    ("P1 on other folds, fixed beforehand", "p1-seed1-both", "as `p1-both`"),
+    ("P1, earlier, folds of seed 1", "p1-seed1-both", "as `p1-both`"),
     ("", "p1-seed1-transfer", "as `p1-transfer`"),
     ("", "p1-seed1", "as `p1`"),
     ("P2, published list", "p2-transfer", "BUS-BRA, then BUSI"),
@@ -85,7 +89,7 @@ def table(name: str) -> str:
     if name == "summary":
         return summary_table()
     if name == "failures":
-        return failures_table("p1-both", "p2-transfer", "p3-all")
+        return failures_table("p1-seed2-three", "p2-transfer", "p3-all")
     folder = RESULTS / name
     if (folder / "accuracy.md").exists():
         return (folder / "accuracy.md").read_text(encoding="utf-8")
