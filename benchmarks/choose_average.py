@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from busmt.training.run import Run
+
 MEASURES = ("dice", "accuracy", "balanced_accuracy", "auroc_malignant")
 MIRROR = ":mirror"
 
@@ -33,11 +35,17 @@ def main() -> int:
     if len(set(options.candidates)) < 2:
         parser.error("give two or more candidates to choose from")
 
+    from busmt.errors import BusmtError
     from busmt.evaluation.compare import System, compare
 
+    candidates, folds = list(dict.fromkeys(options.candidates)), range(options.folds)
+    try:
+        for candidate in candidates:  # a run that is missing is missed before hours are spent on the others
+            _ = [run.model_path for fold in folds for run in members(candidate, options.runs, fold)]
+    except BusmtError as error:
+        parser.error(str(error))
     systems = [
-        System(candidate, tuple(scores(candidate, options.runs, fold) for fold in range(options.folds)))
-        for candidate in dict.fromkeys(options.candidates)
+        System(candidate, tuple(scores(candidate, options.runs, fold) for fold in folds)) for candidate in candidates
     ]
     table = compare(systems)
     result = {
@@ -55,6 +63,13 @@ def main() -> int:
     return 0
 
 
+def members(candidate: str, runs: Path, fold: int) -> list[Run]:
+    """The runs of one fold that a candidate averages."""
+    from busmt.training.run import Run
+
+    return [Run.open(runs / f"{name}-fold{fold}") for name in candidate.removesuffix(MIRROR).split("+")]
+
+
 def scores(candidate: str, runs: Path, fold: int) -> pd.DataFrame:
     """Per-image scores of a candidate's network of one fold, on the validation images of that fold.
 
@@ -63,14 +78,12 @@ def scores(candidate: str, runs: Path, fold: int) -> pd.DataFrame:
     from busmt.evaluation.evaluate import evaluate_run
     from busmt.prediction import Predictor
     from busmt.training.ensemble import make_ensemble
-    from busmt.training.run import Run
 
     print(f"fold {fold}: {candidate}", file=sys.stderr, flush=True)
-    mirror = candidate.endswith(MIRROR)
-    members = [Run.open(runs / f"{name}-fold{fold}") for name in candidate.removesuffix(MIRROR).split("+")]
+    mirror, own = candidate.endswith(MIRROR), members(candidate, runs, fold)
     with tempfile.TemporaryDirectory() as folder:
-        average = len(members) > 1 or mirror
-        run = make_ensemble(members, Path(folder) / "average", mirror=mirror) if average else members[0]
+        average = len(own) > 1 or mirror
+        run = make_ensemble(own, Path(folder) / "average", mirror=mirror) if average else own[0]
         outcome = evaluate_run(
             run,
             Predictor.load(run.path),

@@ -230,3 +230,7 @@ def test_averages_are_chosen_between_on_validation_images(tiny_run_folder, tmp_p
     assert first == pytest.approx(single.evaluation.metrics["segmentation"]["measures"]["dice"]["value"], abs=1e-6)
     assert list(found["against_first"]) == ["a:mirror"]
     assert [path.name for path in tmp_path.glob("a-*")] == ["a-fold0"]
+    answer = subprocess.run([*command, "--runs", tmp_path / "none"], capture_output=True, text=True, timeout=300)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "a-fold0" in answer.stderr
+    assert "Traceback" not in answer.stderr
