@@ -96,6 +96,11 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         "benchmark accuracy --results {results} --runs {runs} --preset full --data {busi} --published-widths "
         "--config {settings}/accuracy.yaml --fold 0 --name accuracy",
     ),
+    "bottleneck": (
+        (),
+        "benchmark accuracy --results {results} --runs {runs} --preset full --data {busi} --config "
+        "{settings}/accuracy.yaml --system busmt --system branch-bottleneck --fold 1 --rounds 0 --name bottleneck",
+    ),
 }
 """Result to those that it needs and its command. `results/` holds what came of it, under the same name."""
 
