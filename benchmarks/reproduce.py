@@ -101,6 +101,10 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         "benchmark accuracy --results {results} --runs {runs} --preset full --data {busi} --config "
         "{settings}/accuracy.yaml --system busmt --system branch-bottleneck --fold 1 --rounds 0 --name bottleneck",
     ),
+    "bottleneck-refined": (
+        (),
+        _CROSSVAL + "--data {busi} --config {settings}/bottleneck-refined.yaml --fold 1 --name bottleneck-refined",
+    ),
 }
 """Result to those that it needs and its command. `results/` holds what came of it, under the same name."""
 

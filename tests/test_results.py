@@ -55,11 +55,13 @@ PLACES = dict.fromkeys(("busi", "bus_bra", "list", "results", "runs"), "x y") | 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_command_to_reproduce_it_has_the_settings_it_was_made_with(folder):
-    stored = read_fold(folder / "fold_0.json")
+    stored = read_fold(min(folder.glob("fold_*.json")))
     options = crossval.make_context("crossval", command(folder.name, PLACES)[1:]).params
     assert options["name"] == folder.name
     if options["average"]:
-        assert [f"{name}-fold0" for name in options["average"]] == [member["run"] for member in stored["members"]]
+        assert [f"{name}-fold{stored['fold']}" for name in options["average"]] == [
+            member["run"] for member in stored["members"]
+        ]
         assert options["mirror"] == (stored.get("averaged") == "answers, also of mirror images")
         return
     made = configure(options["preset"], options["config_file"], options).to_dict()
