@@ -250,10 +250,11 @@ def draw_differences(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str
         axes.set_title(f"{title}\n(ours {ours[measure]['value']:.3f})" if ours.get(measure) else title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)  # more labels than these run into one another
     panels[0].set_yticks(
         range(len(rows)), [f"{row['system']} (ours)" if row["ours"] else row["system"] for row in rows]
     )
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel("difference to ours, 95 % interval; a full circle where one is shown", fontsize=9)
     return figure
 
