@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,12 @@ def main() -> int:
     from busmt.errors import BusmtError
     from busmt.evaluation.compare import System, compare
 
-    candidates, folds = list(dict.fromkeys(options.candidates)), range(options.folds)
-    try:
-        for candidate in candidates:  # a run that is missing is missed before hours are spent on the others
-            _ = [run.model_path for fold in folds for run in members(candidate, options.runs, fold)]
+    names, folds = list(dict.fromkeys(options.candidates)), range(options.folds)
+    try:  # a run that is missing is missed before hours are spent on the others
+        runs = {name: [finished(name, options.runs, fold) for fold in folds] for name in names}
     except BusmtError as error:
         parser.error(str(error))
-    systems = [
-        System(candidate, tuple(scores(candidate, options.runs, fold) for fold in folds)) for candidate in candidates
-    ]
+    systems = [System(name, tuple(scores(name, runs[name][fold], fold) for fold in folds)) for name in names]
     table = compare(systems)
     result = {
         "part": "validation",
@@ -63,14 +61,16 @@ def main() -> int:
     return 0
 
 
-def members(candidate: str, runs: Path, fold: int) -> list[Run]:
-    """The runs of one fold that a candidate averages."""
+def finished(candidate: str, folder: Path, fold: int) -> list[Run]:
+    """The runs of one fold that a candidate averages. Raises RunError where one is not there or not finished."""
     from busmt.training.run import Run
 
-    return [Run.open(runs / f"{name}-fold{fold}") for name in candidate.removesuffix(MIRROR).split("+")]
+    runs = [Run.open(folder / f"{name}-fold{fold}") for name in candidate.removesuffix(MIRROR).split("+")]
+    _ = [run.model_path for run in runs]
+    return runs
 
 
-def scores(candidate: str, runs: Path, fold: int) -> pd.DataFrame:
+def scores(candidate: str, runs: Sequence[Run], fold: int) -> pd.DataFrame:
     """Per-image scores of a candidate's network of one fold, on the validation images of that fold.
 
     An image may help to choose in several folds, each time with another network: it has a row for each.
@@ -80,10 +80,10 @@ def scores(candidate: str, runs: Path, fold: int) -> pd.DataFrame:
     from busmt.training.ensemble import make_ensemble
 
     print(f"fold {fold}: {candidate}", file=sys.stderr, flush=True)
-    mirror, own = candidate.endswith(MIRROR), members(candidate, runs, fold)
+    mirror = candidate.endswith(MIRROR)
     with tempfile.TemporaryDirectory() as folder:
-        average = len(own) > 1 or mirror
-        run = make_ensemble(own, Path(folder) / "average", mirror=mirror) if average else own[0]
+        average = len(runs) > 1 or mirror
+        run = make_ensemble(runs, Path(folder) / "average", mirror=mirror) if average else runs[0]
         outcome = evaluate_run(
             run,
             Predictor.load(run.path),

@@ -62,7 +62,9 @@ def convert(network: keras.Model, attention: bool = False, calibration: Sequence
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ({IMAGE_INPUT: picture[None]} for picture in calibration)
         try:
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of its own interpreter's age
+            with warnings.catch_warnings():
+                # the converter calibrates with an interpreter that is itself deprecated
+                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
                 return converter.convert()
         except Exception as error:  # the converter raises bare RuntimeError subclasses of its own
             raise ExportError(f"TFLite conversion failed: {str(error).strip().splitlines()[0]}") from error
