@@ -173,7 +173,7 @@ def _fit(network: Any, images: Catalog, config: Config) -> dict[str, Any]:
             weight.assign(_NEUTRAL[weight.name])
     samples = read_samples(images, config.network.input_size)
     validation = ValidationSet(*samples, images.labels, config.training.batch_size)
-    return {"fitted_on": "validation", "images": len(images)} | calibrate(network, validation)
+    return calibrate(network, validation)
 
 
 def _means(runs: Sequence[Run]) -> dict[str, Any]:

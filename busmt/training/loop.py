@@ -239,8 +239,7 @@ def _finish(run: Run, keeper: _Keeper) -> None:
     """Best weights, threshold and temperature from validation, final network under its final name."""
     network, validation = keeper.trainer.network, keeper.validation
     read_checkpoint(keeper.best_path(keeper.best_epoch), {"network": network.weights})
-    facts = {"fitted_on": "validation", "images": len(validation.labels), "best_epoch": keeper.best_epoch}
-    run.write_json(CALIBRATION, facts | calibrate(network, validation))
+    run.write_json(CALIBRATION, calibrate(network, validation) | {"best_epoch": keeper.best_epoch})
     _record(run, {"cpu_seconds": round(keeper.cpu_seconds, 1)})
     draft = run.path / f".draft.{MODEL}"
     network.save(draft)

@@ -44,13 +44,18 @@ class ValidationSet:
         return {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
 
     def score(self, network: keras.Model) -> dict[str, float]:
-        """Scores of the refined outputs; `val_score` is what training maximises.
+        """Scores of the refined outputs of `network`, as `score_answers` has them."""
+        return self.score_answers(self.predict(network))
+
+    def score_answers(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
+        """Scores of what `predict` returns; `val_score` is what training maximises.
 
         `val_score` is the mean of lesion Dice and class score; the class score is the mean of
         balanced accuracy, which is what is asked for, and macro AUROC, which is steadier on few images. A network
         with one task has the scores of that task alone.
         """
-        answers, scores, tasks = self.predict(network), {}, []
+        scores: dict[str, float] = {}
+        tasks = []
         if MASK_OUTPUT in answers:
             lesion = _any(self.masks)
             found = answers[MASK_OUTPUT][lesion] > MASK_THRESHOLD
@@ -93,11 +98,13 @@ def calibrate(network: keras.Model, validation: ValidationSet) -> dict[str, Any]
         temperature = fit_temperature(validation.predict(network)[LABEL_OUTPUT], validation.labels)
         network.get_layer(REFINEMENT_LAYER).temperature.assign(temperature)
         fitted["temperature"] = float(temperature)
-        probabilities = validation.predict(network)[LABEL_OUTPUT]
+    answers = validation.predict(network)
+    if LABEL_OUTPUT in tasks:
         malignant = bool((validation.labels == CLASSES.index(MALIGNANT)).any())  # without it there is no rule to fit
-        referral = fit_referral(probabilities, validation.labels).threshold if malignant else None
+        referral = fit_referral(answers[LABEL_OUTPUT], validation.labels).threshold if malignant else None
         fitted["referral_threshold"] = referral
-    return {**fitted, "validation": validation.score(network)}
+    facts = {"fitted_on": "validation", "images": len(validation.labels)}
+    return {**facts, **fitted, "validation": validation.score_answers(answers)}
 
 
 def dice_per_image(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
