@@ -54,12 +54,29 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--average p1-seed2-transfer0 --average p1-seed2-transfer1 --average p1-seed2-transfer2 --mirror "
         "--name p1-seed2-three",
     ),
+    "p3-bottleneck": (
+        (),
+        _CROSSVAL + "--data {bus_bra} --config {settings}/p3-bottleneck.yaml --fold 0 --name p3-bottleneck",
+    ),
+    "p1-seed2-bottleneck": (
+        ("p3-bottleneck",),
+        _CROSSVAL + "--data {busi} --config {settings}/p1-seed2-bottleneck.yaml --start {runs}/p3-bottleneck-fold0 "
+        "--name p1-seed2-bottleneck",
+    ),
     "p2b": ((), _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2b.yaml --name p2b"),
     "aumente-unetpp-450": (
         (),
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/aumente-unetpp-450.yaml "
         "--name aumente-unetpp-450",
     ),
+    **{
+        name: (
+            (),
+            _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml "
+            f"--fold 0 --fold 1 --fold 2 --name {name}",
+        )
+        for name in ("narrow-base", "narrow-loss")
+    },
     "p2-transfer": (
         ("p3-fold0",),
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2-transfer.yaml --start {runs}/p3-fold0 "
