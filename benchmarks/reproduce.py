@@ -69,14 +69,19 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/aumente-unetpp-450.yaml "
         "--name aumente-unetpp-450",
     ),
-    **{
-        name: (
-            (),
-            _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml "
-            f"--fold 0 --fold 1 --fold 2 --name {name}",
-        )
-        for name in ("narrow-base", "narrow-loss")
-    },
+    "narrow-base": (
+        (),
+        _CROSSVAL + "--data {busi} --curated {list} --config {settings}/narrow-base.yaml --fold 0 --fold 1 --fold 2 "
+        "--name narrow-base",
+    ),
+    "narrow-loss": (
+        (),
+        _CROSSVAL + "--data {busi} --curated {list} --config {settings}/narrow-loss.yaml --fold 0 --name narrow-loss",
+    ),
+    "narrow-published": (
+        (),
+        _CROSSVAL + "--data {published_folds} --config {settings}/narrow-published.yaml --name narrow-published",
+    ),
     "p2-transfer": (
         ("p3-fold0",),
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/p2-transfer.yaml --start {runs}/p3-fold0 "
@@ -132,6 +137,7 @@ def main() -> int:
     parser.add_argument("--busi", help="folder of BUSI")
     parser.add_argument("--bus-bra", help="folder of BUS-BRA")
     parser.add_argument("--list", help="the published list of 450 images, for P2")
+    parser.add_argument("--published-folds", help="catalog of benchmarks/published_folds.py, for narrow-published")
     parser.add_argument("--out", type=Path, default=Path("reproduced"), help="default: reproduced")
     parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
     options = parser.parse_args()
@@ -139,12 +145,13 @@ def main() -> int:
         "busi": options.busi,
         "bus_bra": options.bus_bra,
         "list": options.list,
+        "published_folds": options.published_folds,
         "settings": str(ROOT / "results"),
         "results": str(options.out / "results"),
         "runs": str(options.out / "runs"),
     }
     steps = list(in_order(options.name))
-    for place in ("busi", "bus_bra", "list"):
+    for place in ("busi", "bus_bra", "list", "published_folds"):
         if not places[place] and any(f"{{{place}}}" in STEPS[step][1] for step in steps):
             parser.error(f"{options.name} needs --{place.replace('_', '-')}")
     for step in steps:

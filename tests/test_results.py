@@ -50,7 +50,9 @@ def test_no_image_is_tested_twice_and_no_group_in_two_folds(folder):
     assert table.groupby("group")["fold"].nunique().max() == 1
 
 
-PLACES = dict.fromkeys(("busi", "bus_bra", "list", "results", "runs"), "x y") | {"settings": str(ROOT / "results")}
+PLACES = dict.fromkeys(("busi", "bus_bra", "list", "published_folds", "results", "runs"), "x y") | {
+    "settings": str(ROOT / "results")
+}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -71,6 +73,22 @@ def test_the_command_to_reproduce_it_has_the_settings_it_was_made_with(folder):
                 assert made[section][key] == value, f"{section}.{key}"
     assert bool(made["training"]["start"]) == bool(stored["config"]["training"]["start"])
     assert bool(made["curation"]["curated"]) == bool(stored["config"]["curation"]["curated"])
+
+
+def test_images_in_groups_and_alone_are_all_images():
+    command = [sys.executable, str(ROOT / "benchmarks" / "kept_together.py"), "aumente-unetpp-450"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)["aumente-unetpp-450"]
+    metrics = json.loads((ROOT / "results" / "aumente-unetpp-450" / "metrics.json").read_text())
+    assert found["in groups"]["images"] == 21
+    for key, value in (
+        ("accuracy", metrics["classification"]["measures"]["accuracy"]["value"]),
+        ("dice_average", metrics["for_comparison_only"]["dice_average"]["value"]),
+    ):
+        mean = sum(found[part]["images"] * found[part][key] for part in ("in groups", "alone")) / 450
+        assert mean == pytest.approx(value, abs=2e-4)
+        assert found["all"][key] == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", STEPS)
