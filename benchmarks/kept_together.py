@@ -1,10 +1,12 @@
 """How much of a result rests on images whose copies and neighbours are in the same cohort.
 
-    python benchmarks/kept_together.py aumente-unetpp-450 narrow-base narrow-published
+    python benchmarks/kept_together.py aumente-unetpp-450
+    python benchmarks/kept_together.py aumente-unetpp-450 narrow-base narrow-published --common
 
 Splits the images of experiments in results/ by the groups of the first one: images that share their group with others,
 and images that stand alone. For each experiment and each part: images, accuracy and average Dice, in which an empty
-mask on a normal counts 1 and any other 0. Images that an experiment has not tested are left out of its rows.
+mask on a normal counts 1 and any other 0. Images that an experiment has not tested are left out of its rows, and with
+`--common` out of all.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from busmt.training.crossval import fold_table, read_fold
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT")
+    parser.add_argument("--common", action="store_true", help="only the images that all have tested")
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results", help="their folder")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     options = parser.parse_args()
@@ -33,6 +36,9 @@ def main() -> int:
     groups = tables[options.experiments[0]]["group"]
     shared = groups.index[groups.map(groups.value_counts()) > 1]
     result: dict[str, Any] = {"groups": int(groups[shared].nunique())}
+    if options.common:
+        common = set.intersection(*(set(table.index) for table in tables.values()))
+        tables = {name: table[table.index.isin(common)] for name, table in tables.items()}
     for name, table in tables.items():
         inside = table.index.isin(shared)
         result[name] = {"in groups": means(table[inside]), "alone": means(table[~inside]), "all": means(table)}
