@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from busmt.evaluation.summary import dice_with_normals
 from busmt.training.crossval import fold_table, read_fold
 
 
@@ -55,14 +56,8 @@ def scores(folder: Path) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables).set_index("image_id")
-    empty = (table["predicted_pixels"] == 0).astype(float)
-    return pd.DataFrame(
-        {
-            "group": table["group"],
-            "right": (table["label"] == table["predicted"]).astype(float),
-            "dice": table["dice"].astype(float).where(table["lesion_pixels"] > 0, empty),
-        }
-    )
+    right = table["label"] == table["predicted"]
+    return pd.DataFrame({"group": table["group"], "right": right, "dice": dice_with_normals(table)})
 
 
 def means(table: pd.DataFrame) -> dict[str, Any]:

@@ -4,20 +4,20 @@
     busmt crossval --data published_folds.csv --config results/narrow-published.yaml --name narrow-published
 
 Writes a catalog with the images of their list and the column `fold`: scikit-learn's StratifiedKFold, four folds,
-shuffled, seed 1993, on the list in the order of class and number, as their code draws them. It has no groups: use it
-to repeat their protocol, with `curation: {enabled: false}`, and for nothing else.
+shuffled, seed 1993, on the list in the order of class and number, as their code draws them. Each image is
+a group of its own: use it to repeat their protocol, with `curation: {enabled: false}`, and for nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
 
 from sklearn.model_selection import StratifiedKFold
 
+from busmt.data.catalog import Catalog
 from busmt.data.cohorts import read_busi
 from busmt.data.curation.names import read_name_list
 from busmt.errors import BusmtError
@@ -32,25 +32,19 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="catalog to write")
     options = parser.parse_args()
     try:
-        names, table = read_name_list(options.list).ids, read_busi(options.busi).table
+        names, catalog = read_name_list(options.list).ids, read_busi(options.busi)
     except BusmtError as error:
         parser.error(str(error))
-    absent = sorted(set(names) - set(table["image_id"]))
+    absent = sorted(set(names) - set(catalog.ids))
     if absent:
         parser.error(f"{options.busi}: has no {absent[0]} ({len(absent)} of the {len(names)} images of the list)")
-    table = table[table["image_id"].isin(names)]
+    table = catalog.select(names).table
     number = table["image_id"].map(lambda name: int(re.search(r"\d+", name)[0]))
     table = table.assign(number=number).sort_values(["label", "number"], ignore_index=True)
-    folder = options.out.resolve().parent
-    for column in ("image", "masks"):
-        table[column] = [
-            "|".join(os.path.relpath(part, folder) for part in paths.split("|") if part) for paths in table[column]
-        ]
     splitter = StratifiedKFold(COUNT, shuffle=True, random_state=SEED)
     for fold, (_, test) in enumerate(splitter.split(table, table["label"])):
         table.loc[test, "fold"] = fold
-    table["fold"] = table["fold"].astype(int)
-    table[["image_id", "image", "masks", "label", "fold"]].to_csv(options.out, index=False)
+    Catalog(table.drop(columns="number").astype({"fold": int})).to_csv(options.out)
     print(f"{options.out}: {len(table)} images in {COUNT} folds")
     return 0
 

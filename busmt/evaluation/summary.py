@@ -142,14 +142,18 @@ def _normals(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any] |
     return counts | {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
-def _dice_average(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Dice over all images, where an empty mask on a normal counts 1 and any other mask on it 0.
+def dice_with_normals(table: pd.DataFrame) -> np.ndarray:
+    """Dice of every image of a per-image table, (N,), float64; on a normal an empty mask counts 1 and any other 0.
 
-    Papers publish this average (such as Aumente-Maestro et al., 2025). A model that marks nothing anywhere scores
+    Papers publish the average (such as Aumente-Maestro et al., 2025). A model that marks nothing anywhere scores
     the share of normals in it, so it serves comparison with them and nothing else.
     """
     empty = (table["predicted_pixels"] == 0).to_numpy(np.float64)
-    values = np.where(table["lesion_pixels"] > 0, table["dice"].to_numpy(np.float64), empty)
+    return np.where(table["lesion_pixels"] > 0, table["dice"].to_numpy(np.float64), empty)
+
+
+def _dice_average(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    values = dice_with_normals(table)
     estimates = bootstrap(
         lambda weights: {"dice_average": weighted_mean(values, weights)}, table["group"].to_numpy(), resamples, seed
     )
