@@ -231,7 +231,13 @@ class TrainingConfig:
     warmup_epochs: float = option(2.0, "linear warm-up, epochs", low=0.0)
     clip_norm: float = option(5.0, "largest global gradient norm; 0: no limit", low=0.0)
     ema: float = option(0.98, "decay of the weight average that is evaluated and kept; 0: none", low=0.0, high=0.99999)
-    patience: int = option(20, "epochs without a better validation score before training stops", low=1)
+    choose: str = option(
+        "score",
+        "epoch whose weights are kept: the one with the best validation score, with the smallest validation loss, or "
+        "the last",
+        choices=("score", "loss", "last"),
+    )
+    patience: int = option(20, "epochs without a better one, as `choose` has it, before training stops", low=1)
     seed: int = option(0, "seed of weights, order and augmentation", low=0, high=2**31 - 1)
     order_seed: int | None = option(
         None,

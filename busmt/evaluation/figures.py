@@ -202,8 +202,13 @@ def draw_referral(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def draw_history(history: pd.DataFrame) -> Figure:
-    """Training loss and the validation scores after each epoch, with the epoch that was kept."""
+def draw_history(history: pd.DataFrame, kept: int | None = None) -> Figure:
+    """Losses and the validation scores after each epoch.
+
+    Args:
+        history: a row per epoch, as in history.csv.
+        kept: the epoch, from 0, whose weights were kept.
+    """
     figure, axes = _figure(width=7.0, height=3.5)
     epochs = history["epoch"].to_numpy() + 1
     scores = {"val_dice": "Dice", "val_balanced_accuracy": "balanced accuracy", "val_auroc": "AUROC"}
@@ -211,15 +216,16 @@ def draw_history(history: pd.DataFrame) -> Figure:
     for (column, name), colour, style in colours:
         if column in history and history[column].notna().any():
             axes.plot(epochs, history[column], color=colour, linestyle=style, label=f"validation {name}")
-    if "val_score" in history:
-        best = int(history["val_score"].to_numpy().argmax())
-        axes.axvline(epochs[best], color=_GREY, linewidth=0.8, label=f"kept: epoch {epochs[best]}")
+    if kept is not None:
+        axes.axvline(kept + 1, color=_GREY, linewidth=0.8, label=f"kept: epoch {kept + 1}")
     axes.set(xlabel="epoch", ylim=(0, 1), title="Training")
     axes.grid(alpha=0.3)
     if "loss" in history:
         losses = axes.twinx()
         losses.plot(epochs, history["loss"], color="black", alpha=0.4, label="training loss")
-        losses.set_ylabel("training loss")
+        if "val_loss" in history:  # runs of earlier versions lack it
+            losses.plot(epochs, history["val_loss"], "--", color="black", alpha=0.4, label="validation loss")
+        losses.set_ylabel("loss")
         losses.spines["top"].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure

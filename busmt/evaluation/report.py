@@ -129,7 +129,7 @@ def render_report(runs: Sequence[Run]) -> str:
             )
             for external in externals
         ],
-        history=_svg(draw_history(history)) if len(history) else None,
+        history=_svg(draw_history(history, runs[0].calibration().get("best_epoch"))) if len(history) else None,
         folds=_fold_rows(system_of(name, single), home.evaluation.classes) if len(runs) > 1 else [],
         facts=_fact_rows(facts, home.metrics),
         commands=_commands(runs, facts, externals),

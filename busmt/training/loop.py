@@ -122,6 +122,7 @@ class _Keeper(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.spent, self.started = run.environment().get("cpu_seconds", 0.0), time.process_time()
         self.best_score, self.best_epoch = -np.inf, -1
+        self.choose = run.config.training.choose
 
     @property
     def folder(self) -> Path:
@@ -133,7 +134,7 @@ class _Keeper(keras.callbacks.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the validation score has not risen for as long as is allowed."""
+        """Whether no epoch was better for as long as is allowed."""
         return len(self.history) - 1 - self.best_epoch >= self.run.config.training.patience
 
     @property
@@ -165,10 +166,12 @@ class _Keeper(keras.callbacks.Callback):
                 "start again with a lower training.learning_rate or training.clip_norm"
             )
         with averaged_weights(self.trainer):
-            scores = self.validation.score(self.trainer.network)
-            best = scores["val_score"] > self.best_score
+            outputs = self.validation.outputs(self.trainer.network)
+            scores = self.validation.score_answers(outputs) | {"val_loss": self.validation.loss(self.trainer, outputs)}
+            value = self._merit({"epoch": epoch, **scores})
+            best = value > self.best_score
             if best:
-                self.best_score, self.best_epoch = scores["val_score"], epoch
+                self.best_score, self.best_epoch = value, epoch
                 write_checkpoint(self.best_path(epoch), {"network": self.trainer.network.weights}, {"epoch": epoch})
         logs.update(scores)  # shared with the TensorBoard callback
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
@@ -187,11 +190,17 @@ class _Keeper(keras.callbacks.Callback):
         checkpoints = sorted(self.folder.glob("epoch_*.npz"))
         for old in checkpoints[:-_KEPT]:
             old.unlink()
-        scores = [row["val_score"] for row in self.history]
+        values = [self._merit(row) for row in self.history]
         last = [int(path.stem.removeprefix("epoch_")) for path in checkpoints[-_KEPT:]]
-        needed = {self.best_path(int(np.argmax(scores[: epoch + 1]))) for epoch in last}
+        needed = {self.best_path(int(np.argmax(values[: epoch + 1]))) for epoch in last}
         for old in set(self.folder.glob("best_*.npz")) - needed:
             old.unlink()
+
+    def _merit(self, row: dict[str, float]) -> float:
+        """What is largest in the epoch whose weights are kept."""
+        if self.choose == "last":
+            return row["epoch"]
+        return row["val_score"] if self.choose == "score" else -row["val_loss"]
 
     def _state(self) -> dict[str, list[Any]]:
         extra = [] if self.trainer.log_variances is None else [self.trainer.log_variances]

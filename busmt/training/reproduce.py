@@ -144,18 +144,21 @@ def _prepare(run: Run, folder: Path) -> Run:
 
 
 def _history(one: Run, other: Run) -> Iterator[dict[str, Any]]:
-    """Text is compared: it holds every bit of a number, which pandas' quick reading does not."""
+    """Text is compared: it holds every bit of a number, which pandas' quick reading does not.
+
+    A column that one of the two lacks was not yet written by its version; the weights tell whether they agree.
+    """
     tables = [read_table(run.path / HISTORY, dtype=str, keep_default_na=False) for run in (one, other)]
     rows = [table.to_dict("records") for table in tables]
     for first, second in zip(*rows, strict=False):
-        for column in dict.fromkeys([*first, *second]):
-            if first.get(column) != second.get(column):
+        for column in (name for name in first if name in second):
+            if first[column] != second[column]:
                 yield {
                     "where": "history",
                     "epoch": int(first["epoch"]) + 1,
                     "column": column,
-                    "recorded": first.get(column),
-                    "now": second.get(column),
+                    "recorded": first[column],
+                    "now": second[column],
                 }
     if len(rows[0]) != len(rows[1]):
         yield {"where": "number of epochs", "recorded": len(rows[0]), "now": len(rows[1])}

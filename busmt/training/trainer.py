@@ -64,10 +64,15 @@ class MultiTaskTrainer(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: Any = True
     ) -> Any:
         losses = self.task_losses(y, y_pred)
+        for task, value in losses.items():
+            self.parts[task].update_state(value)
+        return self.weigh(losses)
+
+    def weigh(self, losses: dict[str, Any]) -> Any:
+        """The sum of the tasks' losses, as `config` weighs them."""
         weights = {MASK_OUTPUT: self.settings.mask_weight, LABEL_OUTPUT: self.settings.label_weight}
         total = 0.0
         for position, (task, value) in enumerate(losses.items()):
-            self.parts[task].update_state(value)
             if self.log_variances is None:
                 total = total + weights[task] * value
             else:

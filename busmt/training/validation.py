@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, MASK_THRESHOLD, NORMAL, tasks_of
 from busmt.evaluation.calibration import fit_referral, fit_temperature
 from busmt.evaluation.classification import MALIGNANT
 from busmt.model.network import REFINEMENT_LAYER
+from busmt.training.trainer import MultiTaskTrainer
 
 _THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
 
@@ -32,6 +34,11 @@ class ValidationSet:
     def predict(self, network: keras.Model) -> dict[str, np.ndarray]:
         """By task, as far as the network has it: refined lesion probabilities (N, S, S, 1) as "mask", class
         probabilities (N, 3) as "label"."""
+        outputs = self.outputs(network)
+        return {task: outputs[task] for task in tasks_of(outputs)}
+
+    def outputs(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """All outputs of `network` by name, each (N, ...)."""
         parts = []
         for start in range(0, len(self.images), self.batch_size):
             batch = self.images[start : start + self.batch_size]
@@ -40,8 +47,17 @@ class ValidationSet:
                 # JAX compiles anew for every shape, which costs more than a few images more
                 batch = np.pad(batch, [(0, self.batch_size - count)] + [(0, 0)] * (batch.ndim - 1))
             outputs = network.predict_on_batch(batch)
-            parts.append({task: np.asarray(outputs[task])[:count] for task in tasks_of(outputs)})
-        return {task: np.concatenate([part[task] for part in parts]) for task in parts[0]}
+            parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def loss(self, trainer: MultiTaskTrainer, outputs: dict[str, np.ndarray]) -> float:
+        """What training minimises, of the answers of `outputs`: the mean over images, each counted once."""
+        truth = {MASK_OUTPUT: self.masks, LABEL_OUTPUT: np.eye(len(CLASSES))[self.labels]}
+        tensors = [
+            {name: ops.convert_to_tensor(value, "float32") for name, value in values.items()}
+            for values in (truth, outputs)
+        ]
+        return float(trainer.weigh(trainer.task_losses(*tensors)))
 
     def score(self, network: keras.Model) -> dict[str, float]:
         """Scores of the refined outputs of `network`, as `score_answers` has them."""

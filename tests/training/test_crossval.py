@@ -90,7 +90,8 @@ def test_fold_files_of_earlier_versions_are_still_good(finished, config):
     text = file.read_text()
     record = json.loads(text)
     record["config"]["network"]["refinement"] = True
-    for section, key in (("network", "architecture"), ("network", "tasks"), ("balance", "mode"), ("loss", "label")):
+    later = "network.architecture", "network.tasks", "balance.mode", "loss.label", "training.choose"
+    for section, key in (name.split(".") for name in later):
         del record["config"][section][key]
     try:
         file.write_text(json.dumps(record))

@@ -16,6 +16,7 @@ from busmt.data.pipeline import read_samples, steps_per_epoch
 from busmt.errors import RunError
 from busmt.model.network import REFINEMENT_LAYER, build_network
 from busmt.prediction import load_network
+from busmt.training.checkpoint import read_checkpoint
 from busmt.training.loop import SilentReporter, averaged_weights, train
 from busmt.training.prepare import prepare_run
 from busmt.training.run import Run
@@ -24,6 +25,7 @@ from busmt.training.validation import ValidationSet
 
 HISTORY = {
     "epoch", "loss", "mask_loss", "label_loss", "val_dice", "val_balanced_accuracy", "val_auroc", "val_score",
+    "val_loss",
 }  # fmt: skip
 SMALLEST = {"input_size": 32, "width": 4, "depth": 2}
 
@@ -154,6 +156,32 @@ def test_training_stops_where_the_score_no_longer_rises(stopped_early):
         value > max(scores[:place], default=-np.inf) for place, value in enumerate(scores)
     ]
     assert run.finished
+
+
+def test_the_epoch_with_the_smallest_validation_loss_can_be_kept(phantom_folder, tmp_path):
+    run = train(
+        small_run(phantom_folder, tmp_path / "run", choose="loss", learning_rate=0.3, epochs=8, patience=2, ema=0.0)
+    )
+    losses, kept = run.history()["val_loss"], run.calibration()["best_epoch"]
+    assert kept == losses.idxmin()
+    assert len(losses) == min(8, kept + 1 + 2)
+    network = build_network(run.config.network)
+    read_checkpoint(run.path / "checkpoints" / f"best_{kept:05d}.npz", {"network": network.weights})
+    part = run.part("validation")
+    images, masks = read_samples(part, 32)
+    trainer = compile_trainer(network, run.config, 1)
+    truth = {"mask": masks.astype(np.float32), "label": np.eye(3, dtype=np.float32)[part.labels]}
+    evaluated = trainer.evaluate(images, truth, batch_size=len(part), verbose=0, return_dict=True)
+    assert losses[kept] == pytest.approx(evaluated["loss"], rel=1e-4)
+
+
+def test_the_last_epoch_can_be_kept_and_nothing_stops_before_it(phantom_folder, tmp_path):
+    run = small_run(phantom_folder, tmp_path / "run", choose="last", learning_rate=1e-8, epochs=3, patience=1)
+    reporter = Recorder()
+    train(run, reporter)
+    assert run.calibration()["best_epoch"] == len(run.history()) - 1 == 2
+    assert [best for _, best in reporter.epochs] == [True, True, True]
+    assert (run.path / "checkpoints" / "best_00002.npz").exists()
 
 
 def test_the_reporter_hears_of_every_step_and_epoch(stopped_early):

@@ -59,6 +59,14 @@ def test_the_first_difference_in_the_history_is_named(run, twin):
     assert describe_difference(found).startswith(f"history.csv, epoch 3, column mask_loss: {was}, now ")
 
 
+def test_a_column_that_an_earlier_version_did_not_write_is_no_difference(run, twin):
+    pd.read_csv(twin.path / "history.csv", dtype=str).drop(columns="val_loss").to_csv(
+        twin.path / "history.csv", index=False
+    )
+    assert not list(compare_runs(run, twin))
+    assert not list(compare_runs(twin, run))
+
+
 def test_one_bit_of_one_weight_is_found_with_its_layer(run, twin):
     network = load_network(twin.model_path)
     layer = next(layer for layer in network.layers if layer.name == "label_logits")
