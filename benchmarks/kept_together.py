@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from busmt.evaluation.summary import dice_with_normals
-from busmt.training.crossval import fold_table, read_fold
+from busmt.training.crossval import fold_tables
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
 
 def scores(folder: Path) -> pd.DataFrame:
     """By image_id: group, whether the class is right, and Dice as in "average Dice"."""
-    tables = [fold_table(read_fold(file)) for file in sorted(folder.glob("fold_*.json"))]
+    tables = fold_tables(folder)
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables).set_index("image_id")

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from busmt.evaluation.headline import interval, number
-from busmt.training.crossval import accelerators, fold_table, read_fold
+from busmt.training.crossval import accelerators, fold_tables
 
 RESULTS = Path(__file__).parents[1] / "results"
 _AUROC = "auroc_malignant"
@@ -126,7 +126,7 @@ def failures_table(*names: str) -> str:
         "|---" * 8 + "|",
     ]
     for name in names:
-        table = pd.concat(fold_table(read_fold(file)) for file in (RESULTS / name).glob("fold_*.json"))
+        table = pd.concat(fold_tables(RESULTS / name))
         dice = table["dice"][table["lesion_pixels"] > 0].astype(float)
         failed = dice < _FAILED
         metrics = json.loads((RESULTS / name / "metrics.json").read_text(encoding="utf-8"))

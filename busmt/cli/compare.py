@@ -10,6 +10,8 @@ import click
 from busmt.cli.common import json_option, print_json, say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from busmt.evaluation.compare import System
 
 
@@ -26,12 +28,14 @@ def compare(
     """Compare evaluated runs with the first one, on the same images.
 
     A system is a run folder, or the runs of its folds joined by commas or matched by a quoted pattern; an
-    optional NAME= in front names it. Run `busmt evaluate` on each run first.
+    optional NAME= in front names it. Run `busmt evaluate` on each run first. The results folder of a
+    cross-validation is a system, too, and needs no runs.
 
     \b
     Examples:
       busmt compare runs/plain runs/attention
       busmt compare "plain=runs/plain-fold*" "attention=runs/attention-fold*"
+      busmt compare results/plain results/attention
     """
     from busmt.evaluation.compare import compare as compare_systems
     from busmt.evaluation.protocol import write_metrics
@@ -54,13 +58,14 @@ def read_system(text: str, cohort: str | None) -> System:
     """A system from its argument: [NAME=]RUN[,RUN…], each RUN a folder or a pattern.
 
     Raises:
-        DataError: nothing matches, or a run was not evaluated.
+        DataError: nothing matches, a run was not evaluated, or a fold file is damaged.
     """
     import glob
 
     from busmt.errors import DataError
-    from busmt.evaluation.compare import system_of
+    from busmt.evaluation.compare import System
     from busmt.evaluation.protocol import PER_IMAGE_FILE, read_evaluation
+    from busmt.training.crossval import fold_files, fold_tables
 
     name, _, paths = text.rpartition("=")
     folders: list[Path] = []
@@ -70,8 +75,16 @@ def read_system(text: str, cohort: str | None) -> System:
             raise DataError(f"{pattern}: no run folder matches")
         folders += map(Path, found)
     inside = f"evaluation-{cohort}" if cohort else "evaluation"
-    places = [folder if (folder / PER_IMAGE_FILE).exists() else folder / inside for folder in folders]
-    return system_of(name or ", ".join(folder.name for folder in folders), [read_evaluation(place) for place in places])
+    tables: list[pd.DataFrame] = []
+    for folder in folders:
+        if fold_files(folder):
+            if cohort:
+                raise DataError(f"{folder}: has no scores on {cohort}, only those of its own folds; name the runs")
+            tables += fold_tables(folder)
+        else:
+            place = folder if (folder / PER_IMAGE_FILE).exists() else folder / inside
+            tables.append(read_evaluation(place).per_image)
+    return System(name or ", ".join(folder.name for folder in folders), tuple(tables))
 
 
 def _print(result: dict[str, Any], comparison: dict[str, Any]) -> None:
@@ -102,6 +115,9 @@ def _print(result: dict[str, Any], comparison: dict[str, Any]) -> None:
             values["verdict"],
         )
     _console().print(table)
+    alone = comparison["right_alone"]
+    if alone:
+        click.echo(f"class right in one alone: {alone['first']} images in first, {alone['second']} in second")
 
 
 def print_folds(folds: dict[str, Any]) -> None:

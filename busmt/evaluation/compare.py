@@ -93,7 +93,8 @@ def compare(
     Returns:
         What comparison.json holds: "systems", "images", "groups", "left_out", "comparisons" (one for each
         system after the first: measure to first, second, difference = second - first with interval, p_value,
-        verdict) and "folds" (each system's Dice, accuracy and balanced accuracy fold by fold, with mean and spread).
+        verdict; and `right_alone`) and "folds" (each system's Dice, accuracy and balanced accuracy fold by fold, with
+        mean and spread).
 
     Raises:
         DataError: fewer than two systems, no task in common, other images, or images whose class, size or mask
@@ -120,7 +121,14 @@ def compare(
                 "p_value": values["p_value"],
                 "verdict": verdict(values["low"], values["high"], values["p_value"], COMPARED[key][1]),
             }
-        comparisons.append({"first": systems[0].name, "second": system.name, "measures": measures})
+        comparisons.append(
+            {
+                "first": systems[0].name,
+                "second": system.name,
+                "measures": measures,
+                "right_alone": right_alone(reference, table),
+            }
+        )
     return {
         "schema": "busmt-comparison",
         "schema_version": 1,
@@ -168,6 +176,18 @@ def paired_statistic(
         return {name: measures[name] for name in COMPARED if name in measures}
 
     return statistic
+
+
+def right_alone(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, int] | None:
+    """Images whose class the first, or the second, alone gets right; None where one does not classify.
+
+    These are all that two accuracies on the same images differ by, as in McNemar's test: were both systems equally
+    good, the difference would have a standard error of sqrt(their sum) images.
+    """
+    if not all(LABEL_OUTPUT in tasks_in(table) for table in (first, second)):
+        return None
+    one, other = ((table["label"] == table["predicted"]).to_numpy() for table in (first, second))
+    return {"first": int((one & ~other).sum()), "second": int((other & ~one).sum())}
 
 
 def verdict(low: float, high: float, p_value: float, more_is_better: bool) -> str:

@@ -224,7 +224,7 @@ def draw_history(history: pd.DataFrame, kept: int | None = None) -> Figure:
         losses = axes.twinx()
         losses.plot(epochs, history["loss"], color="black", alpha=0.4, label="training loss")
         if "val_loss" in history:  # runs of earlier versions lack it
-            losses.plot(epochs, history["val_loss"], "--", color="black", alpha=0.4, label="validation loss")
+            losses.plot(epochs, history["val_loss"], "-.", color="black", alpha=0.4, label="validation loss")
         losses.set_ylabel("loss")
         losses.spines["top"].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)

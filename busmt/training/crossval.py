@@ -250,7 +250,7 @@ def pool_folds(folder: str | os.PathLike[str], folds: Sequence[int] | None = Non
         RunError: files of different configurations or data.
     """
     folder = Path(folder)
-    records = [read_fold(file) for file in sorted(folder.glob("fold_*.json"), key=_number)]
+    records = [read_fold(file) for file in fold_files(folder)]
     if not records:
         raise DataError(f"{folder}: no fold_K.json there; `busmt crossval --name NAME` makes them")
     for record in records[1:]:
@@ -318,9 +318,23 @@ def fold_file(folder: Path, fold: int) -> Path:
     return folder / f"fold_{fold}.json"
 
 
+def fold_files(folder: Path) -> list[Path]:
+    """The fold files of an experiment, in the order of their folds; empty where there are none."""
+    return sorted(folder.glob("fold_*.json"), key=_number)
+
+
+def fold_tables(folder: Path) -> list[pd.DataFrame]:
+    """The per-image table of each fold file of an experiment.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    return [fold_table(read_fold(file)) for file in fold_files(folder)]
+
+
 def accelerators(folders: Iterable[Path]) -> list[str]:
     """Devices other than processors that any fold of some experiments was trained on."""
-    records = (read_fold(file) for folder in folders for file in folder.glob("fold_*.json"))
+    records = (read_fold(file) for folder in folders for file in fold_files(folder))
     return sorted({name for record in records if (name := record["environment"].get("accelerator"))})
 
 

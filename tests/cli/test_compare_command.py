@@ -15,6 +15,7 @@ from disc_cohort import FakePredictor, make_cohort, make_run
 from busmt.cli.main import cli
 from busmt.errors import DataError
 from busmt.evaluation.evaluate import evaluate_run
+from busmt.training.crossval import fold_record
 from busmt.training.run import Run
 
 
@@ -50,6 +51,28 @@ def test_folds_by_pattern_and_by_list(runs, tmp_path):
     assert len(answer["folds"]["base"]["dice"]["folds"]) == 2
     assert json.loads((tmp_path / "comparison.json").read_text()) == answer
     assert "Fold by fold" in invoke(f"a={runs}/plain-fold*", f"b={runs}/better-fold*").stdout
+
+
+def test_experiments_are_compared_by_their_result_files(runs, tmp_path):
+    """As their runs are, but for the digits that the files keep; without any run at hand."""
+    for name in ("plain", "better"):
+        for fold in range(2):
+            run = Run.open(runs / f"{name}-fold{fold}")
+            run.write_json("environment.json", run.environment() | {"data": {"fingerprint": "discs"}})
+            record = fold_record(name, fold, run.path)
+            file = tmp_path / name / f"fold_{fold}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(record))
+    (of_files,) = json.loads(invoke(tmp_path / "plain", tmp_path / "better", "--json").stdout)["comparisons"]
+    (of_runs,) = json.loads(invoke(f"{runs}/plain-fold*", f"{runs}/better-fold*", "--json").stdout)["comparisons"]
+    assert (of_files["first"], of_files["second"]) == ("plain", "better")
+    assert of_files["right_alone"] == of_runs["right_alone"]
+    for key, values in of_runs["measures"].items():
+        assert of_files["measures"][key]["second"] == pytest.approx(values["second"], abs=1e-5, nan_ok=True)
+        assert of_files["measures"][key]["verdict"] == values["verdict"]
+    refused = invoke(tmp_path / "plain", tmp_path / "better", "--on", "elsewhere")
+    assert isinstance(refused.exception, DataError)
+    assert "has no scores on elsewhere" in str(refused.exception)
 
 
 def test_wrong_use_is_named(runs, tmp_path):

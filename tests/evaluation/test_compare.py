@@ -9,7 +9,7 @@ from disc_cohort import fake_predictions, make_cohort
 
 from busmt.config import CLASSES
 from busmt.errors import DataError
-from busmt.evaluation.compare import COMPARED, System, compare, paired_statistic, verdict
+from busmt.evaluation.compare import COMPARED, System, compare, paired_statistic, right_alone, verdict
 from busmt.evaluation.protocol import evaluate_table, score_predictions
 
 
@@ -55,6 +55,17 @@ def test_the_other_way_round_is_worse_by_as_much(weak, strong):
         assert there["value"] == pytest.approx(-here["value"], abs=1e-9)
         assert there["low"] == pytest.approx(-here["high"], abs=1e-9)
     assert back["dice"]["verdict"] == "worse"
+
+
+def test_images_that_one_alone_gets_right_are_what_accuracies_differ_by(weak, strong):
+    (found,) = compare([System("weak", (weak,)), System("strong", (strong,))], resamples=100)["comparisons"]
+    alone = found["right_alone"]
+    right = {name: table["label"] == table["predicted"] for name, table in (("first", weak), ("second", strong))}
+    assert alone["first"] == (right["first"] & ~right["second"]).sum()
+    gap = (alone["second"] - alone["first"]) / len(weak)
+    assert gap == pytest.approx(found["measures"]["accuracy"]["difference"]["value"])
+    masks = weak.assign(predicted=np.nan, **{name: np.nan for name in weak if name.startswith(("p_", "raw_p_"))})
+    assert right_alone(weak, masks) is None
 
 
 def test_a_system_does_not_differ_from_itself(weak):
