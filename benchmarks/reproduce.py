@@ -78,6 +78,14 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         (),
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/narrow-loss.yaml --fold 0 --name narrow-loss",
     ),
+    **{
+        name: (
+            (),
+            _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml --fold 1 --fold 2 "
+            f"--name {name}",
+        )
+        for name in ("narrow-long", "narrow-long-loss", "narrow-long-last")
+    },
     "narrow-published": (
         (),
         _CROSSVAL + "--data {published_folds} --config {settings}/narrow-published.yaml --name narrow-published",
