@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from busmt.evaluation.headline import interval, number
-from busmt.training.crossval import accelerators, fold_tables
+from busmt.training.crossval import accelerators, fold_files, fold_tables
 
 RESULTS = Path(__file__).parents[1] / "results"
 _AUROC = "auroc_malignant"
@@ -93,7 +93,7 @@ def table(name: str) -> str:
     folder = RESULTS / name
     if (folder / "accuracy.md").exists():
         return (folder / "accuracy.md").read_text(encoding="utf-8")
-    if any(folder.glob("fold_*.json")):
+    if fold_files(folder):
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return crossval_table(metrics, accelerators([folder]))
     if not any(folder.glob("*.json")):

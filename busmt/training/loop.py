@@ -122,7 +122,6 @@ class _Keeper(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.spent, self.started = run.environment().get("cpu_seconds", 0.0), time.process_time()
         self.best_score, self.best_epoch = -np.inf, -1
-        self.choose = run.config.training.choose
 
     @property
     def folder(self) -> Path:
@@ -198,9 +197,10 @@ class _Keeper(keras.callbacks.Callback):
 
     def _merit(self, row: dict[str, float]) -> float:
         """What is largest in the epoch whose weights are kept."""
-        if self.choose == "last":
+        choose = self.run.config.training.choose
+        if choose == "last":
             return row["epoch"]
-        return row["val_score"] if self.choose == "score" else -row["val_loss"]
+        return row["val_score"] if choose == "score" else -row["val_loss"]
 
     def _state(self) -> dict[str, list[Any]]:
         extra = [] if self.trainer.log_variances is None else [self.trainer.log_variances]
