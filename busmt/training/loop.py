@@ -19,6 +19,7 @@ from busmt.model.network import build_network
 from busmt.training import determinism
 from busmt.training.checkpoint import read_checkpoint, write_checkpoint
 from busmt.training.environment import describe, differences
+from busmt.training.interrupt import Interrupts
 from busmt.training.run import CALIBRATION, CHECKPOINTS, ENVIRONMENT, HISTORY, LOGS, MODEL, Run
 from busmt.training.start import refuse_seen, start_from
 from busmt.training.trainer import MultiTaskTrainer, compile_trainer
@@ -101,15 +102,18 @@ def _train(run: Run, reporter: Reporter) -> None:
         _record(run, _device())
     if first < config.training.epochs and not keeper.exhausted:
         data = training_dataset(training, config, first_epoch=first)
-        trainer.fit(
-            data,
-            epochs=config.training.epochs,
-            initial_epoch=first,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=[keeper, keras.callbacks.TensorBoard(run.path / LOGS, write_graph=False), _Steps(reporter)],
-        )
+        board = keras.callbacks.TensorBoard(run.path / LOGS, write_graph=False)
+        with Interrupts() as interrupts:
+            trainer.fit(
+                data,
+                epochs=config.training.epochs,
+                initial_epoch=first,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=[keeper, board, _Steps(reporter), interrupts],
+            )
+            interrupts.check()
     _finish(run, keeper)
 
 

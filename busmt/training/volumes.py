@@ -14,6 +14,7 @@ from busmt.config import CLASSES, LABEL_OUTPUT, MASK_OUTPUT, Config
 from busmt.data.volumes import Volume
 from busmt.errors import DataError
 from busmt.model.baselines.boundary_aware import build_volumes
+from busmt.training.interrupt import Interrupts
 from busmt.training.trainer import compile_trainer
 from busmt.training.validation import ValidationSet
 
@@ -71,10 +72,10 @@ def train_volumes(
     config = Config.from_dict({"training": training})
     steps = -(-int((~held).sum()) // batch_size)
     trainer = compile_trainer(build_volumes(side, width, depth), config, steps)
-    history = trainer.fit(
-        images[~held], truth, batch_size, epochs, verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: say(_line(epoch, epochs, logs)))],
-    )  # fmt: skip
+    display = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: say(_line(epoch, epochs, logs)))
+    with Interrupts() as interrupts:
+        history = trainer.fit(images[~held], truth, batch_size, epochs, verbose=0, callbacks=[display, interrupts])
+        interrupts.check()
     scores = ValidationSet(images[held], masks[held], labels[held], batch_size).score(trainer.network)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     draft = Path(out).with_name(f".draft.{Path(out).name}")

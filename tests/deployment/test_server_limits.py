@@ -116,10 +116,12 @@ def test_memory_for_requests_is_bounded_over_all_clients(slow):
     _, serve = slow
     with serve(held_bytes=2**20, timeout=20) as client, contextlib.closing(_connect(client)) as other:
         other.sendall(_head(900_000) + b" " * 800_000)
-        _until(lambda: client.post(b" " * 400_000).code == 503)
+        _until(lambda: b"busmt_request_bytes_held 800000.0" in client.get("/metrics").body)
+        assert client.post(b" " * 400_000).code == 503
         other.sendall(b" " * 100_000)
         assert _status(other) == 400  # not JSON, but taken in full
         assert client.post(b" " * 400_000).code == 400
+        assert b"busmt_request_bytes_held 0.0" in client.get("/metrics").body
 
 
 @pytest.mark.parametrize(

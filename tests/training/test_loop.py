@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -213,6 +214,67 @@ def test_a_run_is_trained_by_one_process_at_a_time(phantom_folder, tmp_path, pyt
 def test_a_finished_run_is_not_trained_again(tiny_run):
     with pytest.raises(RunError, match="training has finished; evaluate it with: busmt evaluate"):
         train(tiny_run)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, which is not there in a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Lost(Recorder):
+    """A Ctrl-C that falls into a destructor, out of which Python cannot raise."""
+
+    def step(self, epoch, step, losses):
+        super().step(epoch, step, losses)
+        if (epoch, step) == (0, 2):
+            self.press()
+
+    def press(self):
+        class Pressed:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        Pressed()
+
+
+class LostAtTheEnd(Lost):
+    def step(self, epoch, step, losses):
+        Recorder.step(self, epoch, step, losses)
+
+    def epoch(self, row, best):
+        super().epoch(row, best)
+        self.press()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("reporter", "epochs"), [(Lost(), 0), (LostAtTheEnd(), 1)])
+def test_ctrl_c_stops_a_training_also_where_python_cannot_raise_it(phantom_folder, tmp_path, reporter, epochs):
+    run = small_run(phantom_folder, tmp_path / "run", epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, reporter)
+    assert (len(reporter.epochs), run.finished) == (epochs, False)
+    if not epochs:
+        assert [place[:2] for place in reporter.steps] == [(0, 1), (0, 2)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert train(run).finished
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_another_handler_of_ctrl_c_stays_in_place(phantom_folder, tmp_path):
+    pressed = []
+
+    class Pressing(Recorder):
+        def step(self, epoch, step, losses):
+            if not pressed:
+                signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
+    assert train(small_run(phantom_folder, tmp_path / "run", epochs=1), Pressing()).finished
+    assert pressed == [1]
 
 
 def test_an_interrupted_run_goes_on_from_its_newest_sound_checkpoint(phantom_folder, tmp_path):

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,24 @@ training: {batch_size: 8, epochs: 3}
 """
 
 
+STOPPING = """
+import os, sys
+from busmt.cli.display import TrainingDisplay
+from busmt.cli.main import main
+
+number, place = int(sys.argv.pop(1)), sys.argv.pop(1)
+step = TrainingDisplay.step
+
+def stop(display, epoch, count, losses):
+    step(display, epoch, count, losses)
+    if f"{epoch}/{count}" == place:
+        os.kill(os.getpid(), number)
+
+TrainingDisplay.step = stop
+main()
+"""
+"""A busmt that sends itself a signal after a step: a test process may be too slow to do it in time."""
+
 ONE_CORE = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else None
 """Where the operating system can take cores from a process."""
 
@@ -36,8 +53,8 @@ class Commands:
         self.data, self.folder = data, folder
         (folder / "settings.yaml").write_text(SETTINGS)
 
-    def start(self, *arguments, cores=None) -> subprocess.Popen:
-        command = [sys.executable, "-m", "busmt", *map(str, arguments)]
+    def start(self, *arguments, cores=None, busmt=("-m", "busmt")) -> subprocess.Popen:
+        command = [sys.executable, *busmt, *map(str, arguments)]
 
         def prepare():
             # a shell starts background jobs with Ctrl-C ignored, and a test run may be one
@@ -55,22 +72,10 @@ class Commands:
             preexec_fn=prepare,
         )
 
-    def new(self, name, *arguments) -> subprocess.Popen:
+    def new(self, name, **how) -> subprocess.Popen:
         return self.start(
-            "train", "--data", self.data, "--config", "settings.yaml", "--seed", 5, "--name", name, "--json", *arguments
+            "train", "--data", self.data, "--config", "settings.yaml", "--seed", 5, "--name", name, "--json", **how
         )
-
-    def stop_after(self, process, name, epoch, how) -> tuple[int, str]:
-        """Send a signal as soon as an epoch's checkpoint is there; exit code and stderr."""
-        wanted = self.folder / "runs" / name / "checkpoints" / f"epoch_{epoch:05d}.npz"
-        end = time.monotonic() + 540
-        while not wanted.exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < end, "no checkpoint"
-            time.sleep(0.01)
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=540)
-        return process.returncode, errors
 
     def finish(self, process) -> dict:
         output, errors = process.communicate(timeout=540)
@@ -79,6 +84,11 @@ class Commands:
 
     def run(self, name) -> Run:
         return Run.open(self.folder / "runs" / name)
+
+
+def stopping(number, epoch, step) -> tuple[str, ...]:
+    """Arguments of Python for a busmt that gets a signal after a step of an epoch, which is counted from 0."""
+    return ("-c", STOPPING, str(int(number)), f"{epoch}/{step}")
 
 
 def arrays(path) -> dict[str, np.ndarray]:
@@ -117,15 +127,19 @@ def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_weights(comman
 
     The last one may run on one core only. With as many threads as cores, its sums would be cut into other parts.
     """
-    code, errors = commands.stop_after(commands.new("stopped"), "stopped", 0, signal.SIGINT)
-    assert code == 130, errors
+    process = commands.new("stopped", busmt=stopping(signal.SIGINT, epoch=1, step=2))
+    _, errors = process.communicate(timeout=540)
+    assert process.returncode == 130, errors
     assert "continue with: busmt train --resume runs/stopped" in errors
     assert "Traceback" not in errors
+    assert len(commands.run("stopped").history()) == 1
     assert not commands.run("stopped").finished
 
-    process = commands.start("train", "--resume", "runs/stopped")
-    code, errors = commands.stop_after(process, "stopped", 1, signal.SIGKILL)
-    assert code == -signal.SIGKILL
+    killed = stopping(signal.SIGKILL, epoch=2, step=2)
+    process = commands.start("train", "--resume", "runs/stopped", busmt=killed)
+    _, errors = process.communicate(timeout=540)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert len(commands.run("stopped").history()) == 2
     assert not commands.run("stopped").finished
 
     answer = commands.finish(commands.start("train", "--resume", "runs/stopped", "--json", cores=ONE_CORE))

@@ -64,6 +64,7 @@ class _Service:
         self._active = 0
         self._held = 0
         metrics.active.set_function(lambda: self._active)
+        metrics.held.set_function(lambda: self._held)
         metrics.waiting.set_function(lambda: versions.waiting)
 
     @contextlib.asynccontextmanager

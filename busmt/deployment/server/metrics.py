@@ -18,6 +18,7 @@ class Metrics:
         self.unreadable = Counter("busmt_unreadable_images", "Images that could not be read", registry=registry)
         self.active = Gauge("busmt_requests_active", "Predict requests under way", registry=registry)
         self.waiting = Gauge("busmt_images_waiting", "Images that wait for a batch", registry=registry)
+        self.held = Gauge("busmt_request_bytes_held", "Bytes of request bodies in memory", registry=registry)
         self.version = Gauge("busmt_model_version", "Version that is served", registry=registry)
         self.loads = Counter("busmt_model_loads", "Versions loaded while running", ["result"], registry=registry)
         for result in ("success", "failure"):

@@ -1,0 +1,54 @@
+"""Ctrl-C that is not lost.
+
+Python cannot raise KeyboardInterrupt out of a destructor, and TensorFlow has destructors that run in every step:
+one in some hundred interrupts falls into one, is printed as ignored, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+import keras
+
+
+class Interrupts(keras.callbacks.Callback):
+    """Remembers Ctrl-C while it is entered, and stops the training after the step if it did not stop at once.
+
+    Where another handler than Python's own is set, or outside the main thread, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = False
+        self._ours = False
+
+    def __enter__(self) -> Self:
+        self._ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._ours:
+            signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        """After each step."""
+        self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self.came:
+            raise KeyboardInterrupt
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
