@@ -84,7 +84,7 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
             _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml --fold 1 --fold 2 "
             f"--name {name}",
         )
-        for name in ("narrow-long", "narrow-long-loss", "narrow-long-last")
+        for name in ("narrow-slow", "narrow-long", "narrow-long-loss", "narrow-long-last")
     },
     "narrow-published": (
         (),
