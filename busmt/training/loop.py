@@ -238,9 +238,10 @@ def averaged_weights(trainer: MultiTaskTrainer) -> Iterator[None]:
         yield
         return
     variables = trainer.trainable_variables
-    own = [np.array(variable) for variable in variables]
+    own = [np.array(variable.numpy()) for variable in variables]
     for variable, average in zip(variables, averages, strict=True):
-        variable.assign(np.array(average))  # on JAX the network's step frees its weights: give it a copy
+        # on JAX the network's step frees its weights: give it a copy
+        variable.assign(np.array(average.numpy()))
     try:
         yield
     finally:

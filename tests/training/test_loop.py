@@ -356,10 +356,10 @@ def test_the_averaged_weights_are_in_place_for_validation_only(trainer):
     generator = np.random.default_rng(0)
     images = generator.random((4, 32, 32, 1)).astype(np.float32)
     truth = {"mask": np.zeros_like(images), "label": np.eye(3, dtype=np.float32)[[0, 0, 0, 0]]}
-    seen = [[np.array(variable) for variable in trainer.trainable_variables]]
+    seen = [[np.array(variable.numpy()) for variable in trainer.trainable_variables]]
     for _ in range(3):
         trainer.train_on_batch(images, truth)
-        seen.append([np.array(variable) for variable in trainer.trainable_variables])
+        seen.append([np.array(variable.numpy()) for variable in trainer.trainable_variables])
     decay = trainer.optimizer.ema_momentum
     expected = seen[1]
     for later in seen[2:]:
