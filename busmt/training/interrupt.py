@@ -1,7 +1,7 @@
 """Ctrl-C that is not lost.
 
 Python cannot raise KeyboardInterrupt out of a destructor, and TensorFlow has destructors that run in every step:
-one in some hundred interrupts falls into one, is printed as ignored, and the training goes on.
+now and then an interrupt falls into one, is printed as ignored, and the training goes on.
 """
 
 from __future__ import annotations
