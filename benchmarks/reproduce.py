@@ -69,22 +69,19 @@ STEPS: dict[str, tuple[tuple[str, ...], str]] = {
         _CROSSVAL + "--data {busi} --curated {list} --config {settings}/aumente-unetpp-450.yaml "
         "--name aumente-unetpp-450",
     ),
-    "narrow-base": (
-        (),
-        _CROSSVAL + "--data {busi} --curated {list} --config {settings}/narrow-base.yaml --fold 0 --fold 1 --fold 2 "
-        "--name narrow-base",
-    ),
-    "narrow-loss": (
-        (),
-        _CROSSVAL + "--data {busi} --curated {list} --config {settings}/narrow-loss.yaml --fold 0 --name narrow-loss",
-    ),
     **{
         name: (
             (),
-            _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml --fold 1 --fold 2 "
-            f"--name {name}",
+            _CROSSVAL + f"--data {{busi}} --curated {{list}} --config {{settings}}/{name}.yaml {folds} --name {name}",
         )
-        for name in ("narrow-slow", "narrow-long", "narrow-long-loss", "narrow-long-last")
+        for name, folds in {
+            "narrow-base": "--fold 0 --fold 1 --fold 2",
+            "narrow-loss": "--fold 0",
+            "narrow-slow": "--fold 1 --fold 2",
+            "narrow-long": "--fold 1 --fold 2",
+            "narrow-long-loss": "--fold 1 --fold 2",
+            "narrow-long-last": "--fold 1 --fold 2",
+        }.items()
     },
     "narrow-published": (
         (),

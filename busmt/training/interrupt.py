@@ -23,29 +23,23 @@ class Interrupts(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.came = False
-        self._ours = False
 
     def __enter__(self) -> Self:
-        self._ours = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if self._ours:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._remember)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ours:
+        if signal.getsignal(signal.SIGINT) == self._remember:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.came and kind is None:  # lost after the last step
+            raise KeyboardInterrupt
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """After each step."""
-        self.check()
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
         if self.came:
             raise KeyboardInterrupt
 

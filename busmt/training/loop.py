@@ -113,7 +113,6 @@ def _train(run: Run, reporter: Reporter) -> None:
                 verbose=0,
                 callbacks=[keeper, board, _Steps(reporter), interrupts],
             )
-            interrupts.check()
     _finish(run, keeper)
 
 

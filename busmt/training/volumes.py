@@ -75,7 +75,6 @@ def train_volumes(
     display = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: say(_line(epoch, epochs, logs)))
     with Interrupts() as interrupts:
         history = trainer.fit(images[~held], truth, batch_size, epochs, verbose=0, callbacks=[display, interrupts])
-        interrupts.check()
     scores = ValidationSet(images[held], masks[held], labels[held], batch_size).score(trainer.network)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     draft = Path(out).with_name(f".draft.{Path(out).name}")

@@ -224,34 +224,32 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-class Lost(Recorder):
+def lose_ctrl_c():
     """A Ctrl-C that falls into a destructor, out of which Python cannot raise."""
 
+    class Pressed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    Pressed()
+
+
+class LostInAStep(Recorder):
     def step(self, epoch, step, losses):
         super().step(epoch, step, losses)
         if (epoch, step) == (0, 2):
-            self.press()
-
-    def press(self):
-        class Pressed:
-            def __del__(self):
-                signal.raise_signal(signal.SIGINT)
-
-        Pressed()
+            lose_ctrl_c()
 
 
-class LostAtTheEnd(Lost):
-    def step(self, epoch, step, losses):
-        Recorder.step(self, epoch, step, losses)
-
+class LostAtTheEnd(Recorder):
     def epoch(self, row, best):
         super().epoch(row, best)
-        self.press()
+        lose_ctrl_c()
 
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("reporter", "epochs"), [(Lost(), 0), (LostAtTheEnd(), 1)])
+@pytest.mark.parametrize(("reporter", "epochs"), [(LostInAStep(), 0), (LostAtTheEnd(), 1)])
 def test_ctrl_c_stops_a_training_also_where_python_cannot_raise_it(phantom_folder, tmp_path, reporter, epochs):
     run = small_run(phantom_folder, tmp_path / "run", epochs=1)
     with pytest.raises(KeyboardInterrupt):
